@@ -1,0 +1,43 @@
+"""A tiny base model learns to call Python, in minutes on two CPU cores.
+
+COMMAND   python -m torl_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
+HARDWARE  2 CPU cores, 4 GiB
+MODEL     assets/tiny-base, made by `python -m torl_jax.pretrain`
+"""
+
+from pathlib import Path
+
+import ml_collections
+
+from configs import base
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The quickstart."""
+    c = base.get_config()
+    c.model.path = str(ASSETS / "tiny-base")
+    c.data.source = "arithmetic"
+    c.data.eval_problems = 120
+    # The words that the tiny base was pretrained on; the paper's prompt is longer than its answers.
+    c.protocol.prompt = "User: {question}\nAssistant:\n"
+    c.protocol.calls = 1
+    c.sampler.slots = 128
+    c.sampler.max_prompt = 48
+    c.sampler.max_response = 80
+    c.sampler.segment = 16
+    c.sandbox.timeout = 2.0
+    c.reward.workers = 1
+    c.rl.problems_per_step = 16
+    c.rl.group_size = 8
+    c.rl.minibatches = 2
+    c.optimizer.lr = 5e-4
+    c.optimizer.weight_decay = 0.0
+    c.learner.row_tokens = 128
+    c.learner.microbatch_rows = 16
+    c.learner.remat = False
+    c.eval.every = 10
+    c.checkpoint.every = 10
+    c.run.steps = 60
+    return c

@@ -1,0 +1,13 @@
+"""Runs Python programs that a model wrote, apart from the process that asks for it.
+
+    with Sandbox(workers=2) as box:
+        result = box.run("print(6 * 7)")
+        result.status, result.stdout        # "ok", "42\\n"
+
+No jax and no torl_jax in here: the package is usable alone. docs/sandbox.md
+says what each level of isolation covers and what it does not.
+"""
+
+from sandbox.box import LEVELS, Result, Sandbox, SandboxError
+
+__all__ = ["LEVELS", "Result", "Sandbox", "SandboxError"]

@@ -1,0 +1,127 @@
+"""Frames between a pool and its workers: a big-endian length, then a JSON object.
+
+    frame = uint32 length | length bytes of JSON (an object, ASCII)
+
+A worker says {"ready": true, ...} once, then answers each request with one
+reply, in order. `serve` is the whole worker side of that.
+"""
+
+import json
+import os
+import select
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+HEADER = struct.Struct(">I")
+MAX_FRAME = 64 << 20  # bytes of JSON
+CHUNK = 1 << 16
+
+Message = dict[str, Any]
+
+
+class FrameError(Exception):
+    """The bytes on the wire are not a frame, or a message does not fit into one."""
+
+
+def encode(message: Message) -> bytes:
+    """A message as one frame. Raises FrameError where it cannot be one."""
+    if not isinstance(message, dict):
+        raise FrameError(f"a message is a dict, got {type(message).__name__}")
+    try:
+        body = json.dumps(message, separators=(",", ":")).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FrameError(f"message is not JSON: {error}") from error
+    if len(body) > MAX_FRAME:
+        raise FrameError(f"message has {len(body)} bytes, at most {MAX_FRAME} fit a frame")
+    return HEADER.pack(len(body)) + body
+
+
+def decode(body: bytes) -> Message:
+    """The message in a frame's body. Raises FrameError where there is none."""
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise FrameError(f"frame is not JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise FrameError(f"frame holds a {type(message).__name__}, expected an object")
+    return message
+
+
+def read(fd: int, deadline: float | None = None) -> Message | None:
+    """The next message, or None where the other side has closed between frames.
+
+    `deadline` is a time.monotonic() value; past it TimeoutError. A frame that is
+    cut short, too long or not JSON raises FrameError.
+    """
+    header = _read_exactly(fd, HEADER.size, deadline)
+    if not header:
+        return None
+    if len(header) < HEADER.size:
+        raise FrameError(f"stream ended inside a header ({len(header)} of {HEADER.size} bytes)")
+    (size,) = HEADER.unpack(header)
+    if size > MAX_FRAME:
+        raise FrameError(f"frame claims {size} bytes, at most {MAX_FRAME} are allowed")
+    body = _read_exactly(fd, size, deadline)
+    if len(body) < size:
+        raise FrameError(f"stream ended inside a frame ({len(body)} of {size} bytes)")
+    return decode(body)
+
+
+def write(fd: int, message: Message, deadline: float | None = None) -> None:
+    """Writes one frame. The deadline binds only where `fd` is non-blocking."""
+    rest = memoryview(encode(message))
+    while rest:
+        try:
+            rest = rest[os.write(fd, rest[:CHUNK]) :]
+        except BlockingIOError:
+            _wait(fd, select.POLLOUT, deadline)
+
+
+def serve(handle: Callable[[Message], Message], **ready: Any) -> None:
+    """The worker side on stdin and stdout, until the pool closes its end.
+
+    What the worker prints meanwhile goes to stderr, so that it cannot damage a
+    frame. An exception from `handle` ends the worker: the pool reports its last
+    line and starts another.
+    """
+    requests, replies = take_stdio()
+    sys.stdout = sys.stderr
+    write(replies, {"ready": True, **ready})
+    while (message := read(requests)) is not None:
+        write(replies, handle(message))
+
+
+def take_stdio() -> tuple[int, int]:
+    """Private copies of stdin and stdout; 0 becomes /dev/null and 1 becomes stderr."""
+    requests, replies = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def _read_exactly(fd: int, size: int, deadline: float | None) -> bytes:
+    """`size` bytes, fewer only where the stream ended."""
+    data = bytearray()
+    while len(data) < size:
+        _wait(fd, select.POLLIN, deadline)
+        chunk = os.read(fd, min(size - len(data), CHUNK))
+        if not chunk:
+            break
+        data += chunk
+    return bytes(data)
+
+
+def _wait(fd: int, event: int, deadline: float | None) -> None:
+    poller = select.poll()
+    poller.register(fd, event)
+    if deadline is None:
+        poller.poll()
+        return
+    left = deadline - time.monotonic()
+    if left <= 0 or not poller.poll(left * 1000):
+        raise TimeoutError("deadline passed")

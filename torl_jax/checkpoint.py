@@ -1,0 +1,128 @@
+"""Checkpoints by orbax: parameters, optimiser, step, cursor, seed, config.
+
+A checkpoint is written beside its final place and renamed when whole, so the
+latest one is never half-written, whenever the process dies. Saving is
+asynchronous; the last `keep` are kept, and the best by `eval/accuracy`.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from torl_jax import config
+from torl_jax.errors import UserError
+from torl_jax.learner.state import TrainState
+
+METRIC = "eval/accuracy"
+# What a resumed run may not change: other values would silently make another experiment.
+FIXED = ("model", "data", "protocol", "rl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What a checkpoint knows besides arrays."""
+
+    cursor: int  # problems taken from the stream
+    config: config.Config
+
+
+class Checkpoints:
+    """The checkpoints of one working directory."""
+
+    def __init__(self, workdir: epath.PathLike, keep: int, read_only: bool = False) -> None:
+        self.folder = epath.Path(workdir).absolute() / "checkpoints"
+        best = BestN(
+            get_metric_fn=lambda metrics: metrics[METRIC],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
+            read_only=read_only,
+            create=not read_only,
+            # Left-overs of a killed run are ours to clear: their names say "tmp".
+            cleanup_tmp_directories=not read_only,
+        )
+        self.manager = ocp.CheckpointManager(
+            self.folder, options=options, item_names=("state", "meta")
+        )
+
+    def latest(self) -> int | None:
+        """The newest whole checkpoint's step; None if there is none."""
+        return self.manager.latest_step()
+
+    def save(self, step: int, state: TrainState, meta: Meta, metrics: dict[str, float]) -> None:
+        """Starts saving; arrays are copied before this returns, so training may go on."""
+        found = {METRIC: metrics[METRIC]} if METRIC in metrics else None
+        document = {"cursor": meta.cursor, "config": config.to_dict(meta.config)}
+        self.manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(document)
+            ),
+            metrics=found,
+        )
+
+    def meta(self, step: int) -> Meta:
+        """The checkpoint's cursor and config."""
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        document: dict[str, Any] = self.manager.restore(step, args=args)["meta"]
+        return Meta(cursor=document["cursor"], config=config.parse(document["config"]))
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state, in the shapes and shardings of `like`."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        return self.manager.restore(step, args=args)["state"]
+
+    def params(self, step: int, abstract: dict) -> dict:
+        """The policy's parameters alone, as numpy arrays in the shapes of `abstract`."""
+        with ocp.CheckpointManager(
+            self.folder, item_handlers={"state": ocp.PyTreeCheckpointHandler()}
+        ) as manager:
+            wanted = {"params": abstract}
+            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np_array()), wanted)
+            item = ocp.args.PyTreeRestore(
+                item=wanted, restore_args=restore_args, partial_restore=True
+            )
+            return manager.restore(step, args=ocp.args.Composite(state=item))["state"]["params"]
+
+    def close(self) -> None:
+        """Waits until the last save is whole."""
+        self.manager.wait_until_finished()
+        self.manager.close()
+
+
+def np_array() -> type:
+    """numpy's array type, as orbax names it."""
+    import numpy as np
+
+    return np.ndarray
+
+
+def check_fits(saved: config.Config, wanted: config.Config, folder: epath.PathLike) -> list[str]:
+    """Keys that differ and may; UserError for one that may not.
+
+    A checkpoint made with another model, data, protocol or algorithm does not
+    belong to this run.
+    """
+    before, now = config.to_dict(saved), config.to_dict(wanted)
+    changed = [
+        f"{section}.{key}"
+        for section in before
+        for key in before[section]
+        if before[section][key] != now[section][key]
+    ]
+    fixed = [k for k in changed if k.split(".")[0] in FIXED or k == "run.seed"]
+    if fixed:
+        section, key = fixed[0].split(".")
+        raise UserError(
+            f"the checkpoint in {folder} was made with config.{fixed[0]}="
+            f"{before[section][key]!r}, this run says {now[section][key]!r}; "
+            "restore the old value or choose another --workdir"
+        )
+    return changed

@@ -1,0 +1,296 @@
+"""Typed configuration, checked once at the door.
+
+`configs/*.py` are `ml_collections` programs; `parse` turns their ConfigDict into
+the frozen dataclasses below. An unknown key, a wrong type or an impossible value
+is a UserError that names the legal keys; below this door nothing calls `.get`.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torl_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Where the policy comes from, and the precision it computes in.
+
+    `path` is a Hugging Face folder. With `random` true its weights are not read:
+    `config.json` alone gives the architecture, `overrides` (ModelConfig fields)
+    shrink it, and parameters are drawn from the run's seed.
+    """
+
+    path: str = ""
+    tokenizer: str = ""  # folder with tokenizer.json; empty: the same as `path`
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    random: bool = False
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Problems: synthetic `arithmetic`, or rows of a parquet / jsonl file."""
+
+    source: Literal["arithmetic", "file"] = "file"
+    path: str = ""
+    eval_path: str = ""  # empty: eval problems are held out of `path`
+    eval_problems: int = 128
+    bad_rows: Literal["error", "skip"] = "error"
+    families: tuple[str, ...] = ()  # arithmetic only; empty: all of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """ToRL's markup; an empty prompt is the paper's own."""
+
+    prompt: str = ""
+    calls: int = 1
+    observation: Literal["fixed", "compat"] = "fixed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """Slots, lengths (tokens) and the sampling distribution."""
+
+    slots: int = 128
+    max_prompt: int = 400
+    max_response: int = 3072
+    segment: int = 32  # decode steps between two looks of the host
+    extend_rows: int = 16  # rows of one extend call
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SandboxConfig:
+    """The processes that run what the model wrote."""
+
+    workers: int = 2
+    timeout: float = 10.0  # seconds a program
+    memory_mb: int = 512
+    min_level: str = "rlimits"
+    preload: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+    """+1 / -1 by the grader."""
+
+    workers: int = 1
+    timeout: float = 5.0  # seconds an answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Rl:
+    """The algorithm (GRPO): group sizes, clip, KL and entropy."""
+
+    problems_per_step: int = 128
+    group_size: int = 16
+    minibatches: int = 1  # optimiser steps a rollout
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_coef: float = 0.0
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    entropy_coef: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW with a constant rate after `warmup` steps."""
+
+    lr: float = 1e-6
+    warmup: int = 0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """Shapes of the update: rows of packed tokens, rows a microbatch."""
+
+    row_tokens: int = 3472
+    microbatch_rows: int = 8
+    head_chunk: int = 1024
+    remat: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Held-out evaluation, before training and every `every` steps."""
+
+    every: int = 4
+    sampled: bool = True  # one sample a problem at T=1 besides the greedy one
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Saved every `every` steps; the last `keep` and the best are kept."""
+
+    every: int = 20
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The run as a whole."""
+
+    steps: int = 1000
+    seed: int = 0
+    wandb: bool = False
+    dump_every: int = 20
+    dump_episodes: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a training run depends on."""
+
+    model: Model = Model()
+    data: Data = Data()
+    protocol: Protocol = Protocol()
+    sampler: Sampler = Sampler()
+    sandbox: SandboxConfig = SandboxConfig()
+    reward: Reward = Reward()
+    rl: Rl = Rl()
+    optimizer: Optimizer = Optimizer()
+    learner: Learner = Learner()
+    eval: Eval = Eval()
+    checkpoint: Checkpoint = Checkpoint()
+    run: Run = Run()
+
+    def __post_init__(self) -> None:
+        longest = self.sampler.max_prompt + self.sampler.max_response
+        _need(
+            self.learner.row_tokens >= longest,
+            f"config.learner.row_tokens is {self.learner.row_tokens}; an episode may have "
+            f"sampler.max_prompt + sampler.max_response = {longest} tokens: set it to {longest}",
+        )
+        _need(
+            self.rl.problems_per_step % self.rl.minibatches == 0,
+            f"config.rl.minibatches is {self.rl.minibatches}; it must divide "
+            f"config.rl.problems_per_step, which is {self.rl.problems_per_step}",
+        )
+        _need(
+            self.rl.group_size >= 2,
+            f"config.rl.group_size is {self.rl.group_size}; GRPO compares samples of one "
+            "problem and needs at least 2",
+        )
+        _need(
+            0 < self.sampler.top_p <= 1,
+            f"config.sampler.top_p is {self.sampler.top_p}; expected above 0, at most 1",
+        )
+        _need(
+            self.sampler.temperature > 0,
+            f"config.sampler.temperature is {self.sampler.temperature}; training samples need "
+            "a temperature above 0",
+        )
+        for path in POSITIVE:
+            section, key = path.split(".")
+            value = getattr(getattr(self, section), key)
+            _need(value > 0, f"config.{path} is {value}; expected a number above 0")
+        for path in NOT_NEGATIVE:
+            section, key = path.split(".")
+            value = getattr(getattr(self, section), key)
+            _need(value >= 0, f"config.{path} is {value}; expected 0 or more")
+
+
+POSITIVE = (
+    "sampler.slots",
+    "sampler.max_prompt",
+    "sampler.max_response",
+    "sampler.segment",
+    "sampler.extend_rows",
+    "sandbox.workers",
+    "sandbox.timeout",
+    "sandbox.memory_mb",
+    "reward.workers",
+    "reward.timeout",
+    "rl.problems_per_step",
+    "rl.minibatches",
+    "learner.microbatch_rows",
+    "learner.head_chunk",
+    "optimizer.lr",
+    "optimizer.clip_norm",
+    "eval.every",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "run.steps",
+    "run.dump_every",
+)
+NOT_NEGATIVE = (
+    "data.eval_problems",
+    "protocol.calls",
+    "sampler.top_k",
+    "rl.clip_low",
+    "rl.clip_high",
+    "rl.kl_coef",
+    "optimizer.warmup",
+    "optimizer.weight_decay",
+    "run.seed",
+    "run.dump_episodes",
+)
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def parse(raw: Mapping[str, Any]) -> Config:
+    """A ConfigDict (or nested dict) as a checked Config; UserError on any misfit."""
+    return _parse(Config, raw, "config")
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain nested dicts and lists, for JSON; `parse` reads them back."""
+    return dataclasses.asdict(config)
+
+
+def unknown_key(path: str, key: str, legal: list[str]) -> UserError:
+    """The error for a key that does not exist, naming the nearest that does."""
+    near = difflib.get_close_matches(key, legal, n=1)
+    hint = f"did you mean {path}.{near[0]}? " if near else ""
+    return UserError(f"unknown key {path}.{key}; {hint}legal keys: {', '.join(sorted(legal))}")
+
+
+def _parse(kind: type, raw: Mapping[str, Any], path: str) -> Any:
+    if not isinstance(raw, Mapping) and not hasattr(raw, "items"):
+        raise UserError(f"{path} is {raw!r}; expected a group of keys")
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in raw.items():
+        if key not in fields:
+            raise unknown_key(path, key, list(fields))
+        values[key] = _value(hints[key], value, f"{path}.{key}")
+    return kind(**values)
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _parse(hint, value, path)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in args:
+            raise UserError(f"{path} is {value!r}; expected one of {', '.join(map(repr, args))}")
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, (tuple, list)):
+            raise UserError(f"{path} is {value!r}; expected a tuple of {args[0].__name__}")
+        return tuple(_value(args[0], item, path) for item in value)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping) and not hasattr(value, "items"):
+            raise UserError(f"{path} is {value!r}; expected a group of keys")
+        return dict(value.items())
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"{path} is {value!r}; expected {hint.__name__}")
+    return value

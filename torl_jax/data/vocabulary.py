@@ -1,0 +1,80 @@
+"""The tiny base's tokenizer: byte-level BPE in the published layout of Qwen2.5's.
+
+The same pieces in the same order (split by a regular expression, then bytes, then
+merges), so the code that loads Qwen2.5's tokenizer loads this one; every text
+round-trips because all 256 bytes are tokens. Two things differ: the vocabulary is
+small, and a number is cut into pairs of digits from the left (Qwen: single digits),
+every pair being one token. A small model copies "347" as two tokens, almost surely.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+END_OF_TEXT = "<|endoftext|>"
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _pipeline(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return tokenizer
+
+
+def build(texts: Iterable[str], merges: int = 400, min_frequency: int = 100) -> Tokenizer:
+    """Bytes, all pairs of digits, at most `merges` merges learnt from `texts`, end-of-text.
+
+    Deterministic in `texts`. A merge must occur `min_frequency` times to be learnt.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    learner = _pipeline(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(alphabet) + 100 + merges,
+        initial_alphabet=alphabet,
+        min_frequency=min_frequency,
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+    learnt = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    digits = "0123456789"
+    pairs = [(a, b) for a in digits for b in digits]
+    kept = pairs + [pair for pair in learnt if pair not in set(pairs)][:merges]
+    vocab = {token: i for i, token in enumerate(alphabet)}
+    for left, right in kept:
+        vocab.setdefault(left + right, len(vocab))
+    tokenizer = _pipeline(models.BPE(vocab=vocab, merges=kept))
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    return tokenizer
+
+
+def save(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
+    """Writes tokenizer.json and tokenizer_config.json."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=True)
+    settings = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "eos_token": END_OF_TEXT,
+        "pad_token": END_OF_TEXT,
+        "bos_token": None,
+        "unk_token": None,
+        "model_max_length": 512,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "split_special_tokens": False,
+        "errors": "replace",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,0 +1,95 @@
+"""Runs a call's Python in the sandbox and puts the outcome into words.
+
+Two policies say what the policy model reads:
+
+fixed (default)
+    ok: what it printed, or words that it printed nothing. error: what it printed,
+    then the last line of the error. timeout, memory, killed: one line that says so
+    (without partial output, which would differ from run to run). Passed = ok.
+
+compat (ToRL's released table, quirks included)
+    exit code 0 or anything printed: stdout, passed; otherwise stderr, failed. Of a
+    text that contains "Error" the last line. Blank is shown as a time-out.
+
+Both cut a text of `limit` characters or more to its first and last halves. A
+failure of the sandbox itself is never put into words: it stays an exception.
+"""
+
+from concurrent.futures import Future
+from functools import partial
+
+from sandbox import Result, Sandbox
+from torl_jax.envs.base import then
+from torl_jax.episode import Call, Observation
+from torl_jax.errors import UserError
+
+LIMIT = 256  # characters of an observation, as in the paper's code
+NO_OUTPUT = "[no output]"
+TIMEOUT = "TimeoutError"  # compat's word for a blank text
+
+
+class PythonEnv:
+    """Each call runs alone in a fresh process; nothing is kept between calls.
+
+    `timeout` is in seconds, `limit` in characters. The sandbox is the caller's to
+    close. Raises UserError for an unknown policy or figures out of range.
+    """
+
+    def __init__(
+        self, sandbox: Sandbox, policy: str = "fixed", timeout: float = 5.0, limit: int = LIMIT
+    ) -> None:
+        if policy not in POLICIES:
+            raise UserError(f"observation policy {policy!r} is not one of {', '.join(POLICIES)}")
+        if timeout <= 0 or limit < 2:
+            raise UserError(
+                f"timeout {timeout} and limit {limit}: give more than 0 s and at least 2 characters"
+            )
+        self._sandbox = sandbox
+        self._timeout = timeout
+        self._observe = partial(POLICIES[policy], timeout=timeout, limit=limit)
+
+    def submit(self, call: Call) -> "Future[Observation]":
+        """What the program did, in words; the future raises SandboxError for our failures."""
+        return then(self._sandbox.submit(call.code, timeout=self._timeout), self._observe)
+
+
+def fixed(result: Result, timeout: float, limit: int = LIMIT) -> Observation:
+    """Says what happened: silence, partial output, errors and limits are told apart."""
+    passed = result.status == "ok"
+    printed = result.stdout.rstrip()
+    if passed:
+        text = printed or NO_OUTPUT
+    elif result.status == "error":
+        error = _last_line(result.stderr) or f"[exit code {result.exit_code}]"
+        text = f"{printed}\n{error}" if printed else error
+    else:
+        text = {
+            "timeout": f"[stopped: ran longer than {timeout:g} s]",
+            "memory": "[stopped: used too much memory]",
+            "killed": "[stopped: killed]",
+        }[result.status]
+    return Observation(cut(text, limit), passed, result.status, result.seconds)
+
+
+def compat(result: Result, timeout: float, limit: int = LIMIT) -> Observation:
+    """The released table; `timeout` plays no part in its words."""
+    passed = (result.status != "timeout" and result.exit_code == 0) or bool(result.stdout)
+    text = result.stdout if passed else result.stderr
+    if "Error" in text:
+        text = _last_line(text)
+    text = text.strip() or TIMEOUT
+    return Observation(cut(text, limit), passed, result.status, result.seconds)
+
+
+def cut(text: str, limit: int) -> str:
+    """`text`, or its first and last `limit // 2` characters when it has `limit` or more."""
+    half = limit // 2
+    return text if len(text) < limit else f"{text[:half]}...{text[-half:]}"
+
+
+def _last_line(text: str) -> str:
+    """The last line that is not blank; "" if there is none."""
+    return text.rstrip().rpartition("\n")[2].strip()
+
+
+POLICIES = {"fixed": fixed, "compat": compat}

@@ -1,0 +1,49 @@
+"""Held-out accuracy of a policy: one sample a problem at T=1, and one greedy."""
+
+from collections.abc import Sequence
+
+import jax
+
+from torl_jax.episode import Episode, Problem, Score
+from torl_jax.metrics import rollout_stats
+from torl_jax.rewards.answer import Grader
+from torl_jax.rewards.outcome import Grading
+from torl_jax.rollout import Rollout
+from torl_jax.sampler.sampling import Settings
+
+SHARED = ("accuracy", "code_ratio", "pass_ratio", "response_length")
+
+
+def run(
+    rollout: Rollout,
+    grader: Grader,
+    params,
+    problems: Sequence[Problem],
+    *,
+    seed: int,
+    sampled: bool,
+) -> tuple[dict[str, float], list[Episode], list[Score]]:
+    """Metrics under `eval/` and the greedy episodes with their scores.
+
+    `eval/accuracy` is sampled at temperature 1 (absent with sampled=False),
+    `eval/greedy_accuracy` greedy; a source's own accuracy follows its name.
+    The keys depend on `seed` alone: two evaluations of one policy are equal.
+    """
+    row: dict[str, float] = {}
+    for prefix, temperature in (("", 1.0), ("greedy_", 0.0)):
+        if prefix == "" and not sampled:
+            continue
+        rollout.engine.load(params, jax.random.key(seed), Settings.of(temperature=temperature))
+        grading = Grading(grader)
+        episodes = rollout.collect(problems, 1, on_finish=grading.add).episodes
+        scores = grading.scores(episodes)
+        stats = rollout_stats(episodes, scores)
+        row |= {f"eval/{prefix}{name}": stats[f"rollout/{name}"] for name in SHARED}
+        for source in sorted({problem.source for problem in problems} - {""}):
+            right = [
+                s.correct
+                for e, s in zip(episodes, scores, strict=True)
+                if e.problem.source == source
+            ]
+            row[f"eval/{prefix}accuracy_{source}"] = sum(right) / len(right)
+    return row, episodes, scores

@@ -1,0 +1,36 @@
+"""What learning changes: parameters, optimiser state, and the number of steps taken."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from torl_jax.parallel import sharding
+
+
+@flax.struct.dataclass
+class TrainState:
+    """params: float32 master weights; step: optimiser steps taken (a rollout may have several)."""
+
+    params: dict
+    opt_state: optax.OptState
+    step: jax.Array
+
+
+def create(params: dict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """A state for `params` (numpy or jax), every leaf made directly in its shards."""
+    params = jax.device_put(params, sharding.shardings(params, mesh))
+    abstract = jax.eval_shape(optimizer.init, params)
+    init = jax.jit(optimizer.init, out_shardings=sharding.shardings(abstract, mesh))
+    step = jax.device_put(jnp.int32(0), sharding.replicated(mesh))
+    return TrainState(params=params, opt_state=init(params), step=step)
+
+
+def shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """The state's tree with NamedShardings for leaves."""
+    return TrainState(
+        params=sharding.shardings(state.params, mesh),
+        opt_state=sharding.shardings(state.opt_state, mesh),
+        step=sharding.replicated(mesh),
+    )

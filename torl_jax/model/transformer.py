@@ -1,0 +1,147 @@
+"""The policy: Qwen2.5's decoder as a thin, pure Flax Linen module.
+
+    hidden, cache = Transformer(config).apply({"params": params}, tokens, positions, ...)
+
+Modules own parameters and nothing else; the maths is in `layers.py`. The blocks
+are one `nn.scan` over L with (x, cache) as *carry* (as scan input and output the
+cache would be copied once a step) around an optional `nn.remat`. The name of a
+parameter ends in the letters of its axes: they give its sharding. Without a
+cache the module is the trainer's (dense or packed with segment ids); with one
+it is the sampler's (any rows, any lengths).
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from torl_jax.model import layers
+from torl_jax.model.cache import Cache, Window, read, write
+from torl_jax.model.config import ModelConfig
+
+INIT = nn.initializers.normal(0.02)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with q/k/v bias (Ainslie et al. 2023; Qwen2.5)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD, positions_BT, mask, cache: Cache | None, window, layer):
+        c = self.config
+        weights = {
+            "q": self.param("q_DNH", INIT, (c.d_model, c.heads, c.head_dim)),
+            "k": self.param("k_DKH", INIT, (c.d_model, c.kv_heads, c.head_dim)),
+            "v": self.param("v_DKH", INIT, (c.d_model, c.kv_heads, c.head_dim)),
+        }
+        o_NHD = self.param("o_NHD", INIT, (c.heads, c.head_dim, c.d_model))
+        heads = {
+            name: jnp.einsum("BTD,DNH->BTNH", x_BTD, w.astype(x_BTD.dtype))
+            for name, w in weights.items()
+        }
+        if c.qkv_bias:
+            zeros = nn.initializers.zeros_init()
+            bias = {
+                "q": self.param("q_bias_NH", zeros, (c.heads, c.head_dim)),
+                "k": self.param("k_bias_KH", zeros, (c.kv_heads, c.head_dim)),
+                "v": self.param("v_bias_KH", zeros, (c.kv_heads, c.head_dim)),
+            }
+            heads = {name: x + bias[name].astype(x.dtype) for name, x in heads.items()}
+        q_BTNH = layers.rope(heads["q"], positions_BT, c.rope_theta)
+        k_BTKH = layers.rope(heads["k"], positions_BT, c.rope_theta)
+        v_BTKH = heads["v"]
+        if cache is not None:
+            cache = write(cache, layer, window, k_BTKH, v_BTKH)
+            k_BTKH, v_BTKH = read(cache, layer, window)
+        out_BTNH = layers.attend(q_BTNH, k_BTKH, v_BTKH, mask)
+        return jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD.astype(x_BTD.dtype)), cache
+
+
+class Mlp(nn.Module):
+    """SwiGLU."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BTD):
+        c = self.config
+        gate_DF = self.param("gate_DF", INIT, (c.d_model, c.d_mlp))
+        up_DF = self.param("up_DF", INIT, (c.d_model, c.d_mlp))
+        down_FD = self.param("down_FD", INIT, (c.d_mlp, c.d_model))
+        cast = [w.astype(x_BTD.dtype) for w in (gate_DF, up_DF, down_FD)]
+        return layers.swiglu(x_BTD, *cast)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and mlp with residuals; scanned over L."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, carry, layer, positions_BT, mask, window):
+        x_BTD, cache = carry
+        ones, c = nn.initializers.ones_init(), self.config
+        scale_D = self.param("attention_norm_D", ones, (c.d_model,))
+        normed_BTD = layers.rms_norm(x_BTD, scale_D, c.norm_eps)
+        out_BTD, cache = Attention(c, name="attention")(
+            normed_BTD, positions_BT, mask, cache, window, layer
+        )
+        x_BTD = x_BTD + out_BTD
+        scale_D = self.param("mlp_norm_D", ones, (c.d_model,))
+        x_BTD = x_BTD + Mlp(c, name="mlp")(layers.rms_norm(x_BTD, scale_D, c.norm_eps))
+        return (x_BTD, cache), None
+
+
+class Transformer(nn.Module):
+    """tokens -> hidden states after the final norm (the head is `heads.py`)."""
+
+    config: ModelConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        segments_BT: jax.Array | None = None,
+        cache: Cache | None = None,
+        window: Window | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """Returns hidden [B, T, D] in `dtype` and the cache with the new keys written.
+
+        positions_BT count within a sequence and drive both RoPE and causality;
+        segments_BT (training) separate packed sequences. With a cache, `window`
+        says which slots the rows are and where their tokens go.
+        """
+        c = self.config
+        embed_VD = self.param("embed_VD", INIT, (c.vocab_size, c.d_model))
+        x_BTD = embed_VD.astype(self.dtype)[tokens_BT]
+        if cache is None:
+            mask = layers.causal_mask(positions_BT, segments_BT)
+        else:
+            mask = positions_BT[:, :, None] >= jnp.arange(cache.capacity)
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        scanned = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            length=c.layers,
+        )
+        (x_BTD, cache), _ = scanned(c, name="blocks")(
+            (x_BTD, cache), jnp.arange(c.layers), positions_BT, mask, window
+        )
+        scale_D = self.param("final_norm_D", nn.initializers.ones_init(), (c.d_model,))
+        if not c.tied:
+            self.param("head_DV", INIT, (c.d_model, c.vocab_size))
+        return layers.rms_norm(x_BTD, scale_D, c.norm_eps), cache
+
+
+@functools.partial(jax.jit, static_argnames=("config",))
+def initialise(config: ModelConfig, key: jax.Array) -> dict:
+    """Random float32 parameters (normal 0.02, norms 1, biases 0)."""
+    dummy = jnp.zeros((1, 1), jnp.int32)
+    return Transformer(config).init(key, dummy, dummy)["params"]

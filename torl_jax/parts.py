@@ -1,0 +1,170 @@
+"""From a checked Config to the parts of a run.
+
+Entry points differ in what they do with these parts, not in how they are made.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sandbox import Sandbox, SandboxError
+from torl_jax import config
+from torl_jax.data import arithmetic, sources, stream
+from torl_jax.envs.python import PythonEnv
+from torl_jax.episode import Problem, Segment
+from torl_jax.errors import UserError
+from torl_jax.model import hf
+from torl_jax.model.config import ModelConfig
+from torl_jax.model.transformer import Transformer, initialise
+from torl_jax.protocols.text import Tokenizer, pause_tokens
+from torl_jax.protocols.torl import ToRL
+from torl_jax.rollout import Rollout
+from torl_jax.sampler.engine import Engine
+
+DTYPES = {"float32": jnp.dtype("float32"), "bfloat16": jnp.dtype("bfloat16")}
+
+
+def tokenizer(cfg: config.Model) -> Tokenizer:
+    """The policy's tokenizer, from its own folder or the model's."""
+    folder = cfg.tokenizer or cfg.path
+    if not folder:
+        raise UserError(
+            "no tokenizer: set --config.model.path=DIR (a Hugging Face folder) "
+            "or --config.model.tokenizer=DIR"
+        )
+    return Tokenizer(folder)
+
+
+def model_config(cfg: config.Model) -> ModelConfig:
+    """The architecture: the folder's, changed by `overrides`."""
+    if not cfg.path and not cfg.random:
+        raise UserError(
+            "no model: set --config.model.path=DIR (a Hugging Face folder) or "
+            "--config.model.random=true with every ModelConfig field in model.overrides"
+        )
+    legal = [f.name for f in dataclasses.fields(ModelConfig)]
+    for key in cfg.overrides:
+        if key not in legal:
+            raise config.unknown_key("config.model.overrides", key, legal)
+    try:
+        if cfg.path:
+            return dataclasses.replace(hf.read_config(cfg.path), **cfg.overrides)
+        return ModelConfig(**cfg.overrides)
+    except TypeError as error:
+        raise UserError(f"config.model.overrides does not describe a model: {error}") from None
+
+
+def params(cfg: config.Model, shape: ModelConfig, seed: int) -> dict:
+    """The starting policy: published weights, or random ones where asked for."""
+    if cfg.random:
+        return initialise(shape, jax.random.key(seed))
+    if cfg.overrides:
+        raise UserError(
+            "config.model.overrides changes the architecture, so published weights cannot "
+            "be loaded; set --config.model.random=true or drop the overrides"
+        )
+    return hf.load(cfg.path)[1]
+
+
+def problems(cfg: config.Config) -> tuple[list[Problem], list[Problem]]:
+    """(training problems, held-out problems), disjoint."""
+    if cfg.data.source == "arithmetic":
+        families = cfg.data.families or tuple(arithmetic.FAMILIES)
+        return (
+            arithmetic.problems(cfg.run.seed, 0, TRAIN_PROBLEMS, families),
+            arithmetic.problems(EVAL_SEED, 0, cfg.data.eval_problems, families, held_out=True),
+        )
+    if not cfg.data.path:
+        raise UserError("no data: set --config.data.path=FILE (parquet or jsonl)")
+    found = sources.read(cfg.data.path, bad_rows=cfg.data.bad_rows)
+    if cfg.data.eval_path:
+        held_out = sources.read(cfg.data.eval_path, bad_rows=cfg.data.bad_rows)
+        return found, held_out[: cfg.data.eval_problems]
+    return stream.split(found, cfg.data.eval_problems, cfg.run.seed)
+
+
+# Synthetic training problems before they repeat; more than any quickstart run takes.
+TRAIN_PROBLEMS = 20_000
+# Held-out problems are the same in every run, whatever its seed.
+EVAL_SEED = 1
+
+
+def protocol(cfg: config.Protocol) -> ToRL:
+    """The markup; an empty prompt is the paper's own."""
+    return ToRL(cfg.prompt, calls=cfg.calls) if cfg.prompt else ToRL(calls=cfg.calls)
+
+
+def sandbox(cfg: config.SandboxConfig) -> Sandbox:
+    """The pool that runs programs; UserError where the machine offers less than `min_level`."""
+    try:
+        return Sandbox(
+            workers=cfg.workers,
+            min_level=cfg.min_level,
+            memory_mb=cfg.memory_mb,
+            timeout=cfg.timeout,
+            preload=cfg.preload,
+        )
+    except SandboxError as error:
+        raise UserError(f"{error} (config.sandbox.min_level={cfg.min_level!r})") from error
+
+
+def engine(
+    cfg: config.Config, model: Transformer, text: Tokenizer, stops: tuple[str, ...]
+) -> Engine:
+    """Slots for this model and tokenizer; pauses where one of `stops` may have ended."""
+    shape = model.config
+    if len(text) > shape.vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(text)} ids, the model's vocabulary {shape.vocab_size} rows; "
+            "give the tokenizer that belongs to the model"
+        )
+    end_V = np.zeros(shape.vocab_size, bool)
+    end_V[list(text.eos_ids)] = True
+    return Engine(
+        model,
+        slots=cfg.sampler.slots,
+        capacity=cfg.sampler.max_prompt + cfg.sampler.max_response,
+        segment=cfg.sampler.segment,
+        extend_rows=cfg.sampler.extend_rows,
+        end_V=end_V,
+        pause_V=pause_tokens(text, stops, rows=shape.vocab_size),
+        vocab=len(text),
+    )
+
+
+def rollout(
+    cfg: config.Config,
+    model: Transformer,
+    box: Sandbox,
+    on_segment: Callable[[Segment], object] = lambda segment: None,
+) -> Rollout:
+    """The sampler with its tokenizer, protocol and environment."""
+    text = tokenizer(cfg.model)
+    markup = protocol(cfg.protocol)
+    return Rollout(
+        engine(cfg, model, text, markup.stops(0)),
+        text,
+        markup,
+        PythonEnv(box, policy=cfg.protocol.observation, timeout=cfg.sandbox.timeout),
+        max_prompt=cfg.sampler.max_prompt,
+        max_response=cfg.sampler.max_response,
+        on_segment=on_segment,
+    )
+
+
+def transformer(cfg: config.Config, shape: ModelConfig, remat: bool = False) -> Transformer:
+    """The policy's module; `remat` for training."""
+    return Transformer(shape, dtype=DTYPES[cfg.model.dtype], remat=remat)
+
+
+def check_paths(cfg: config.Config) -> None:
+    """UserError for a path that is not there, before anything is loaded or written."""
+    for key in ("model.path", "model.tokenizer", "data.path", "data.eval_path"):
+        section, name = key.split(".")
+        path = getattr(getattr(cfg, section), name)
+        if path and not Path(path).exists():
+            raise UserError(f"config.{key}={path} does not exist; check the path")

@@ -1,0 +1,61 @@
+"""The outcome reward: one number for a right final answer, another for any other.
+
+    total = right if grade(gold, what the policy wrote) else wrong      (+1 / -1)
+
+Only the policy's own words are graded: a box printed by a program counts for
+nothing. Correctness is kept beside the reward, so that no shaping ever leaks into
+accuracy. An aborted episode (our own failure) scores 0 and is masked later.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from torl_jax.envs.base import then
+from torl_jax.episode import End, Episode, Score
+from torl_jax.rewards.answer import Grade, Grader
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a right and a wrong final answer are worth."""
+
+    right: float = 1.0
+    wrong: float = -1.0
+
+
+class Grading:
+    """Grades the episodes of one rollout as they finish, while others are sampled."""
+
+    def __init__(self, grader: Grader, reward: Outcome = Outcome()) -> None:
+        self._grader, self._reward = grader, reward
+        self._scores: dict[tuple[str, int], Future[Score]] = {}
+
+    def add(self, episode: Episode) -> None:
+        """Starts grading a finished episode."""
+        future = submit(episode, self._grader, self._reward)
+        self._scores[episode.problem.id, episode.sample] = future
+
+    def scores(self, episodes: Sequence[Episode]) -> list[Score]:
+        """The scores of added episodes, in the order asked for; waits for the last."""
+        return [self._scores[episode.problem.id, episode.sample].result() for episode in episodes]
+
+
+def score(episodes: Sequence[Episode], grader: Grader, reward: Outcome = Outcome()) -> list[Score]:
+    """The score of each episode, in order; all are graded side by side."""
+    waiting = [submit(episode, grader, reward) for episode in episodes]
+    return [future.result() for future in waiting]
+
+
+def submit(episode: Episode, grader: Grader, reward: Outcome = Outcome()) -> "Future[Score]":
+    """The score of one episode when it is there, so that grading overlaps sampling."""
+    if episode.end is End.ABORT:
+        aborted: Future[Score] = Future()
+        aborted.set_result(Score(0.0, correct=False))
+        return aborted
+
+    def to_score(grade: Grade) -> Score:
+        worth = reward.right if grade.correct else reward.wrong
+        return Score(worth, grade.correct, {"answer": worth})
+
+    return then(grader.submit(episode.problem.answer, episode.policy_text), to_score)

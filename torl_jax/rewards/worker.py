@@ -1,0 +1,53 @@
+r"""The grader's worker process: one symbolic comparison at a time.
+
+    request {"gold", "answer"}  ->  reply {"correct"}
+
+Runs as `python -m torl_jax.rewards.worker SECONDS`. A comparison that takes more
+CPU time than that ends the process; one that Python cannot interrupt is killed by
+the pool's wall clock. Memory is limited for the process.
+"""
+
+import logging
+import os
+import resource
+import signal
+import sys
+
+import math_verify
+
+from sandbox.messages import Message, serve
+from torl_jax.rewards.answer import OVERTIME
+
+MEMORY = 2 << 30  # bytes of address space
+
+
+def equivalent(gold: str, answer: str) -> bool:
+    r"""math-verify's verdict on \boxed{gold} and \boxed{answer}."""
+    # Its own limits are alarms that only Python code heeds; ours do not depend on it.
+    wanted = math_verify.parse(f"\\boxed{{{gold}}}", parsing_timeout=0)
+    found = math_verify.parse(f"\\boxed{{{answer}}}", parsing_timeout=0)
+    return math_verify.verify(wanted, found, timeout_seconds=0)
+
+
+def main(seconds: float) -> None:
+    """Serves comparisons on stdin and stdout, each within `seconds` of CPU time."""
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # warns that limits are off
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+    def spent(*_: object) -> None:
+        os.write(2, f"{OVERTIME} {seconds:g} s\n".encode())
+        os._exit(1)  # raising would only be caught inside the libraries
+
+    def handle(request: Message) -> Message:
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        correct = equivalent(request["gold"], request["answer"])
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        return {"correct": correct}
+
+    equivalent("\\frac{1}{2}x", "0.5x")  # builds the parsers' tables before the first request
+    signal.signal(signal.SIGPROF, spent)
+    serve(handle)
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))

@@ -1,0 +1,113 @@
+"""Door 2: episodes -> arrays for learning.
+
+Each token is *predicted at* the position of the token before it: row entry t
+holds the input token, and target / mask / log-prob / advantage of the token that
+follows. Episodes are packed into rows of fixed length, first-fit decreasing,
+with segment ids; a packed row trains exactly as its episodes would alone.
+"""
+
+from collections.abc import Sequence
+
+import flax.struct
+import numpy as np
+
+from torl_jax.episode import Author, Episode
+
+
+@flax.struct.dataclass
+class TrainBatch:
+    """Arrays [M, B, T]: M microbatches of B rows of T tokens; `count` of the M are filled.
+
+    segments: 1, 2, .. per packed episode, 0 for padding. mask: 1 where the target
+    was written by the policy in a kept episode. old_logp and ref_logp are filled
+    by `learner.annotate` where the algorithm needs them.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    segments: np.ndarray
+    targets: np.ndarray
+    mask: np.ndarray
+    sampler_logp: np.ndarray
+    advantage: np.ndarray
+    count: np.ndarray
+    old_logp: np.ndarray | None = None
+    ref_logp: np.ndarray | None = None
+
+
+def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
+    """First-fit decreasing: rows of indices whose lengths fit `row_tokens` together.
+
+    Ties keep their order, so the packing is a function of the lengths alone.
+    Raises ValueError where one length alone does not fit.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in order:
+        if lengths[i] > row_tokens:
+            raise ValueError(f"an episode of {lengths[i]} tokens exceeds rows of {row_tokens}")
+        row = next((r for r, space in enumerate(room) if space >= lengths[i]), None)
+        if row is None:
+            rows.append([])
+            room.append(row_tokens)
+            row = len(rows) - 1
+        rows[row].append(i)
+        room[row] -= lengths[i]
+    return rows
+
+
+def from_episodes(
+    episodes: Sequence[Episode],
+    advantages: np.ndarray,
+    keep: np.ndarray,
+    *,
+    row_tokens: int,
+    microbatch_rows: int,
+) -> TrainBatch:
+    """One optimiser step's batch. advantages, keep: [E]; an episode not kept is masked.
+
+    M is the most that E episodes can need, whatever their lengths, so that the
+    shapes, and with them the compiled program, never change.
+    """
+    M = -(-len(episodes) // microbatch_rows)
+    shape = (M * microbatch_rows, row_tokens)
+    arrays = {
+        "tokens": np.zeros(shape, np.int32),
+        "positions": np.zeros(shape, np.int32),
+        "segments": np.zeros(shape, np.int32),
+        "targets": np.zeros(shape, np.int32),
+        "mask": np.zeros(shape, np.float32),
+        "sampler_logp": np.zeros(shape, np.float32),
+        "advantage": np.zeros(shape, np.float32),
+    }
+    used = [i for i in range(len(episodes)) if keep[i]]
+    rows = pack([len(episodes[i].tokens) for i in used], row_tokens)
+    for r, row in enumerate(rows):
+        start = 0
+        for segment, j in enumerate(row, start=1):
+            episode = episodes[used[j]]
+            end = start + len(episode.tokens)
+            _fill(arrays, r, slice(start, end), segment, episode, advantages[used[j]])
+            start = end
+    return TrainBatch(
+        **{name: x.reshape(M, microbatch_rows, row_tokens) for name, x in arrays.items()},
+        count=np.int32(-(-len(rows) // microbatch_rows)),
+    )
+
+
+def _fill(arrays, r: int, where: slice, segment: int, episode: Episode, advantage) -> None:
+    tokens = np.asarray(episode.tokens, np.int32)
+    policy = np.concatenate(
+        [np.full(len(s.tokens), s.author is Author.POLICY) for s in episode.segments]
+    )
+    logp = np.zeros(len(tokens), np.float32)
+    logp[policy] = [x for s in episode.segments for x in s.logps]
+    arrays["tokens"][r, where] = tokens
+    arrays["positions"][r, where] = np.arange(len(tokens))
+    arrays["segments"][r, where] = segment
+    before = slice(where.start, where.stop - 1)
+    arrays["targets"][r, before] = tokens[1:]
+    arrays["mask"][r, before] = policy[1:]
+    arrays["sampler_logp"][r, before] = logp[1:]
+    arrays["advantage"][r, where] = advantage

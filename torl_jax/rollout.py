@@ -1,0 +1,241 @@
+"""Door 1: engine x protocol x environment -> finished episodes.
+
+The loop decodes one segment for all live rows, then looks at what they wrote:
+a stop string in a row's turn ends the turn, what was decoded past it is taken
+back, and the call goes to the environment while every other row decodes on.
+When its observation arrives the text is appended as the TOOL's (never trained),
+read by one extend, and the row is live again. Freed slots are refilled at once.
+
+A problem always yields exactly G episodes: our own failures end in ABORT.
+"""
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+from torl_jax.envs.base import Environment
+from torl_jax.episode import Author, Call, End, Episode, Observation, Problem, Segment, Turn
+from torl_jax.errors import UserError
+from torl_jax.protocols.base import Protocol
+from torl_jax.protocols.text import StopFinder, Tokenizer
+from torl_jax.sampler.engine import Chunk, Engine
+from torl_jax.sampler.slots import Slot
+
+
+@dataclasses.dataclass
+class Draft:
+    """An episode being written: closed segments, and the turn that is open."""
+
+    index: int  # of the problem in this rollout
+    problem: Problem
+    sample: int
+    slot: Slot
+    stops: StopFinder
+    segments: list[Segment] = dataclasses.field(default_factory=list)
+    turns: list[Turn] = dataclasses.field(default_factory=list)
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    logps: list[float] = dataclasses.field(default_factory=list)
+    call: Call | None = None  # waits for its observation
+
+
+# A draft that is done, why, and for ABORT what failed.
+Ended = tuple[Draft, End, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """Episodes in the order (problem, sample), and the seconds spent waiting for tools alone."""
+
+    episodes: list[Episode]
+    tool_seconds: float
+
+
+class Rollout:
+    """Samples episodes; holds no state between two `collect`s but its parts."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        protocol: Protocol,
+        env: Environment,
+        *,
+        max_prompt: int,
+        max_response: int,
+        on_segment: Callable[[Segment], object] = lambda segment: None,
+    ) -> None:
+        """Lengths in tokens; `on_segment` sees each segment of each episode as it is closed."""
+        self.engine, self.tokenizer, self.protocol, self.env = engine, tokenizer, protocol, env
+        self.max_prompt, self.max_response = max_prompt, max_response
+        self.on_segment = on_segment
+
+    def prompt(self, problem: Problem) -> tuple[int, ...]:
+        """The prompt's tokens; UserError where they are more than `max_prompt`."""
+        tokens = tuple(self.tokenizer.encode(self.protocol.prompt(problem)))
+        if len(tokens) > self.max_prompt:
+            raise UserError(
+                f"the prompt of problem {problem.id} has {len(tokens)} tokens; "
+                f"config.sampler.max_prompt is {self.max_prompt}: raise it or drop the problem"
+            )
+        return tokens
+
+    def collect(
+        self,
+        problems: Sequence[Problem],
+        group_size: int,
+        on_finish: Callable[[Episode], object] = lambda episode: None,
+        on_progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> Collected:
+        """G episodes of each problem.
+
+        `on_finish` sees each episode as it ends, in any order; `on_progress`
+        (finished, total) is called once a decode segment and may raise to stop:
+        the engine stays usable.
+        """
+        prompts = [self.prompt(problem) for problem in problems]
+        waiting = deque((i, g) for i in range(len(problems)) for g in range(group_size))
+        total = len(waiting)
+        drafts: dict[int, Draft] = {}  # by slot
+        calls: dict[Future, Draft] = {}
+        finished: dict[tuple[int, int], Episode] = {}
+        tool_seconds = 0.0
+        try:
+            while len(finished) < total:
+                while waiting and self.engine.free:
+                    index, sample = waiting.popleft()
+                    draft = self._open(index, problems[index], sample, prompts[index])
+                    drafts[draft.slot.index] = draft
+                done = [future for future in calls if future.done()]
+                ended = [self._observe(calls.pop(future), future) for future in done]
+                if any(draft.slot.live for draft in drafts.values()):
+                    chunks = self.engine.decode()
+                    ended += [self._read(drafts[c.slot.index], c, calls) for c in chunks]
+                elif calls and not done:
+                    tool_seconds += wait_for_one(calls)
+                for draft, end, error in filter(None, ended):
+                    episode = finish(draft, end, error)
+                    finished[draft.index, draft.sample] = episode
+                    self.engine.release(drafts.pop(draft.slot.index).slot)
+                    on_finish(episode)
+                on_progress(len(finished), total)
+        finally:
+            for draft in drafts.values():
+                self.engine.release(draft.slot)
+        return Collected([finished[key] for key in sorted(finished)], tool_seconds)
+
+    def _open(self, index: int, problem: Problem, sample: int, prompt: tuple[int, ...]) -> Draft:
+        stops = self.protocol.stops(0)
+        slot = self.engine.admit(
+            prompt,
+            problem=problem.key,
+            sample=sample,
+            budget=self.max_response,
+            watch=bool(stops),
+        )
+        draft = Draft(index, problem, sample, slot, StopFinder(stops))
+        self._add(draft, Segment(Author.PROMPT, prompt, self.tokenizer.decode(prompt)))
+        return draft
+
+    def _read(self, draft: Draft, chunk: Chunk, calls: dict[Future, Draft]) -> Ended | None:
+        """Takes in what a row has just sampled; returns the episode if that ended it."""
+        stop = draft.stops.feed([self.tokenizer.bytes_of(token) for token in chunk.tokens])
+        count = len(chunk.tokens) if stop is None else stop.tokens - len(draft.tokens)
+        draft.tokens.extend(chunk.tokens[:count])
+        draft.logps.extend(chunk.logps[:count])
+        self.engine.rewind(draft.slot, len(chunk.tokens) - count)
+        if stop is not None:
+            return self._ask(draft, calls)
+        if draft.tokens and draft.tokens[-1] in self.tokenizer.eos_ids:
+            return self._close(draft, End.EOS)
+        if draft.slot.remaining <= 0:
+            return self._close(draft, End.LENGTH)
+        return None
+
+    def _ask(self, draft: Draft, calls: dict[Future, Draft]) -> Ended | None:
+        """A stop string ended the turn: run what it asks for, or go on without."""
+        call = self.protocol.call(self.tokenizer.decode(draft.tokens))
+        if call is None:
+            draft.turns.append(Turn(None, None))
+            return self._resume(draft)
+        draft.call = call
+        draft.slot.live = False
+        calls[self.env.submit(call)] = draft
+        return None
+
+    def _observe(self, draft: Draft, future: Future) -> Ended | None:
+        """The tool has answered: its text enters the row, or the episode ends."""
+        call, draft.call = draft.call, None
+        failure = future.exception()
+        if failure is not None:
+            return self._close(draft, End.ABORT, f"{type(failure).__name__}: {failure}")
+        observation: Observation = future.result()
+        draft.turns.append(Turn(call, observation))
+        text = self.protocol.insertion(self.tokenizer.decode(draft.tokens), observation)
+        # A program's output must not become control tokens.
+        tokens = tuple(self.tokenizer.encode(text, special=False))
+        if len(tokens) >= draft.slot.remaining:
+            # No room to read the output and answer: half an observation is never shown.
+            return self._close(draft, End.LENGTH)
+        self._shut(draft)
+        if tokens:
+            self._add(draft, Segment(Author.TOOL, tokens, text))
+            self.engine.feed(draft.slot, tokens)
+        return self._resume(draft)
+
+    def _resume(self, draft: Draft) -> Ended | None:
+        self._shut(draft)
+        if draft.slot.remaining <= 0:
+            return self._close(draft, End.LENGTH)
+        stops = self.protocol.stops(len(draft.turns))
+        draft.stops = StopFinder(stops)
+        draft.slot.watch = bool(stops)
+        draft.slot.live = True
+        return None
+
+    def _shut(self, draft: Draft) -> None:
+        """Closes the policy's open segment, if it has written anything."""
+        if draft.tokens:
+            text = self.tokenizer.decode(draft.tokens)
+            self._add(draft, Segment(Author.POLICY, tuple(draft.tokens), text, tuple(draft.logps)))
+            draft.tokens, draft.logps = [], []
+
+    def _add(self, draft: Draft, segment: Segment) -> None:
+        draft.segments.append(segment)
+        self.on_segment(segment)
+
+    def _close(self, draft: Draft, end: End, error: str = "") -> Ended:
+        self._shut(draft)
+        return draft, end, error
+
+
+def finish(draft: Draft, end: End, error: str) -> Episode:
+    """The episode that a draft has become."""
+    return Episode(
+        problem=draft.problem,
+        sample=draft.sample,
+        segments=tuple(draft.segments),
+        turns=tuple(draft.turns),
+        end=end,
+        error=error,
+    )
+
+
+def wait_for_one(calls: Iterable[Future]) -> float:
+    """Seconds until the first of `calls` is done."""
+    start = time.perf_counter()
+    wait(calls, return_when=FIRST_COMPLETED)
+    return time.perf_counter() - start
+
+
+def admissible(rollout: Rollout, problems: Iterable[Problem]) -> tuple[list[Problem], list[str]]:
+    """Problems whose prompts fit, and the ids of those that do not."""
+    kept, dropped = [], []
+    for problem in problems:
+        tokens = rollout.tokenizer.encode(rollout.protocol.prompt(problem))
+        if len(tokens) <= rollout.max_prompt:
+            kept.append(problem)
+        else:
+            dropped.append(problem.id)
+    return kept, dropped

@@ -1,0 +1,153 @@
+"""The sampler's device programs: extend, fork, decode_segment. All pure.
+
+A row holds `len` tokens in the cache and one `pending` token that is not in it
+yet. `extend` writes known tokens (a prompt, a tool's output) and needs no head
+at all; `decode_segment` feeds the pending token, samples the next one, which
+becomes pending, and so on. Everything about a row is data (`Rows`), so lengths,
+budgets, calls and order never compile anything.
+"""
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from torl_jax.model import heads
+from torl_jax.model.cache import Cache, Window
+from torl_jax.model.cache import fork as fork_rows
+from torl_jax.model.transformer import Transformer
+from torl_jax.sampler.sampling import Settings, sample
+
+
+@flax.struct.dataclass
+class Rows:
+    """What the decoder knows of each slot; every field is [B].
+
+    len: tokens in the cache. pending: the token to feed next. place: how many
+    tokens of the response came before the one sampled next (its key). budget:
+    how many tokens may still be sampled. watch: look out for pause tokens.
+    live: takes part in this segment. problem, sample: the row's random keys.
+    """
+
+    len_B: jax.Array
+    pending_B: jax.Array
+    place_B: jax.Array
+    budget_B: jax.Array
+    watch_B: jax.Array
+    live_B: jax.Array
+    problem_B: jax.Array
+    sample_B: jax.Array
+
+
+@flax.struct.dataclass
+class Marks:
+    """Tokens that stop a row on the device, bool [V]: ends of text, and pauses.
+
+    After a pause token the host looks whether a stop string is complete; it is
+    a hint that saves overshoot, never the decision.
+    """
+
+    end_V: jax.Array
+    pause_V: jax.Array
+
+
+@flax.struct.dataclass
+class Sampled:
+    """What a segment sampled: token and log-prob [B, T], of which count [B] are real."""
+
+    tokens_BT: jax.Array
+    logp_BT: jax.Array
+    count_B: jax.Array
+    steps: jax.Array
+
+
+@functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("cache",))
+def extend(params, cache: Cache, slots_R, start_R, count_R, tokens_RT, *, model: Transformer):
+    """Writes count_R tokens of each row at positions start_R.. of slots_R into the cache."""
+    offset_T = jnp.arange(tokens_RT.shape[1])
+    real_RT = offset_T < count_R[:, None]
+    positions_RT = jnp.where(real_RT, start_R[:, None] + offset_T, cache.capacity)
+    window = Window(rows_R=slots_R, positions_RT=positions_RT)
+    _, cache = model.apply({"params": params}, tokens_RT, positions_RT, cache=cache, window=window)
+    return cache
+
+
+@functools.partial(jax.jit, static_argnames=("span",), donate_argnames=("cache",))
+def fork(cache: Cache, source_R, target_R, *, span: int) -> Cache:
+    """Gives rows target_R the first `span` positions of rows source_R."""
+    return fork_rows(cache, source_R, target_R, span)
+
+
+def row_keys(key: jax.Array, rows: Rows) -> jax.Array:
+    """The random key of each row's next token: key <- problem <- sample <- place."""
+
+    def fold(problem, sample_, place):
+        row = jax.random.fold_in(jax.random.fold_in(key, problem), sample_)
+        return jax.random.fold_in(row, place)
+
+    return jax.vmap(fold)(rows.problem_B, rows.sample_B, rows.place_B)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "steps", "vocab"), donate_argnames=("cache",))
+def decode_segment(
+    params,
+    cache: Cache,
+    rows: Rows,
+    marks: Marks,
+    settings: Settings,
+    key: jax.Array,
+    *,
+    model: Transformer,
+    steps: int,
+    vocab: int,
+) -> tuple[Cache, Sampled]:
+    """Up to `steps` tokens for each live row; ends as soon as no row is live."""
+    B = rows.len_B.shape[0]
+    sampled = Sampled(
+        tokens_BT=jnp.zeros((B, steps), jnp.int32),
+        logp_BT=jnp.zeros((B, steps), jnp.float32),
+        count_B=jnp.zeros((B,), jnp.int32),
+        steps=jnp.int32(0),
+    )
+
+    def unfinished(carry):
+        _, rows, sampled = carry
+        return (sampled.steps < steps) & jnp.any(rows.live_B)
+
+    def step(carry):
+        cache, rows, sampled = carry
+        positions_B1 = jnp.where(rows.live_B, rows.len_B, cache.capacity)[:, None]
+        hidden_B1D, cache = model.apply(
+            {"params": params},
+            rows.pending_B[:, None],
+            positions_B1,
+            cache=cache,
+            window=Window(rows_R=None, positions_RT=positions_B1),
+        )
+        logits_BV = heads.logits(params, hidden_B1D[:, 0], vocab)
+        token_B, logp_B = sample(logits_BV, row_keys(key, rows), settings)
+        sampled = Sampled(
+            tokens_BT=sampled.tokens_BT.at[:, sampled.steps].set(token_B),
+            logp_BT=sampled.logp_BT.at[:, sampled.steps].set(logp_B),
+            count_B=sampled.count_B + rows.live_B,
+            steps=sampled.steps + 1,
+        )
+        return cache, advance(rows, token_B, marks), sampled
+
+    cache, _, sampled = jax.lax.while_loop(unfinished, step, (cache, rows, sampled))
+    return cache, sampled
+
+
+def advance(rows: Rows, token_B: jax.Array, marks: Marks) -> Rows:
+    """The rows after each live one has sampled token_B."""
+    one_B = rows.live_B.astype(jnp.int32)
+    budget_B = rows.budget_B - one_B
+    halt_B = marks.end_V[token_B] | (marks.pause_V[token_B] & rows.watch_B) | (budget_B <= 0)
+    return rows.replace(
+        len_B=rows.len_B + one_B,
+        pending_B=jnp.where(rows.live_B, token_B, rows.pending_B),
+        place_B=rows.place_B + one_B,
+        budget_B=budget_B,
+        live_B=rows.live_B & ~halt_B,
+    )

@@ -1,0 +1,219 @@
+"""The engine: continuous batching over slots with segmented decoding.
+
+    slot = engine.admit(prompt, ...)      a row joins; its prompt is read once a group
+    for chunk in engine.decode(): ...     up to `segment` tokens for every live row
+    engine.feed(slot, tokens)             a tool's output enters by one extend
+    engine.rewind(slot, n)                overshoot past a stop is taken back
+    engine.pause(slot) / resume(slot)     a row that waits costs the others nothing
+    engine.release(slot)                  its slot is refilled at the next admit
+
+The host owns all small state (`slots.py`); the device holds parameters and the
+cache and runs the pure programs of `decode.py`. What a row samples depends on
+the run's key, its problem, its sample number and the place in its response
+alone, not on its slot, its neighbours or the order in which tools answer.
+"""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from torl_jax.model.cache import Cache
+from torl_jax.model.transformer import Transformer
+from torl_jax.sampler.decode import Marks, Rows, decode_segment, extend, fork
+from torl_jax.sampler.sampling import Settings
+from torl_jax.sampler.slots import Slot, Table
+
+LADDER = (16, 64, 256)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Tokens that one slot has just sampled, with their log-probs (nats)."""
+
+    slot: Slot
+    tokens: tuple[int, ...]
+    logps: tuple[float, ...]
+
+
+@dataclasses.dataclass
+class Tally:
+    """What the engine has done since `reset_tally`."""
+
+    read_tokens: int = 0  # written by extend: prompts and tool output
+    forked_rows: int = 0
+    decoded_tokens: int = 0  # sampled, overshoot included
+    rewound_tokens: int = 0  # overshoot
+    slot_steps: int = 0  # decode steps x slots
+    segments: int = 0
+    seconds: float = 0.0  # on the device or waiting for it
+
+
+class Engine:
+    """Slots over one model on one mesh; see the module's docstring for its life."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        slots: int,
+        capacity: int,
+        segment: int,
+        extend_rows: int,
+        end_V: np.ndarray,
+        pause_V: np.ndarray,
+        vocab: int,
+        ladder: Sequence[int] = LADDER,
+    ) -> None:
+        """`capacity`: tokens a row; `vocab`: ids from here on are never sampled."""
+        self.model, self.capacity, self.vocab = model, capacity, vocab
+        self.segment, self.extend_rows = segment, extend_rows
+        self.ladder = tuple(sorted({min(step, capacity) for step in ladder}))
+        self.marks = Marks(end_V=jnp.asarray(end_V), pause_V=jnp.asarray(pause_V))
+        self.cache = Cache.zeros(model.config, slots, capacity, model.dtype)
+        self.table = Table(slots)
+        self.tally = Tally()
+        self.settings = Settings.of()
+        self.key = jax.random.key(0)
+        self.params = None
+
+    def load(self, params, key: jax.Array, settings: Settings) -> None:
+        """New weights, key and sampling settings; what was read under old weights is void."""
+        if any(slot.taken for slot in self.table.slots):
+            raise RuntimeError("weights are loaded between rollouts: some slots are still taken")
+        self.params, self.key, self.settings = params, key, settings
+        self.table = Table(len(self.table.slots))
+
+    def reset_tally(self) -> Tally:
+        """The tally so far; counting starts again from zero."""
+        tally, self.tally = self.tally, Tally()
+        return tally
+
+    @property
+    def free(self) -> int:
+        """Slots that `admit` can take."""
+        return self.table.free
+
+    def admit(
+        self, prompt: Sequence[int], *, problem: int, sample: int, budget: int, watch: bool
+    ) -> Slot:
+        """Takes a free slot for a new row; `budget`: most tokens after the prompt."""
+        if len(prompt) + budget > self.capacity:
+            raise ValueError(f"{len(prompt)} + {budget} tokens exceed the capacity {self.capacity}")
+        waiting = [slot for slot in self.table.slots if slot.fork_from is not None]
+        slot = self.table.take(prompt, problem, sample, budget)
+        slot.watch = watch
+        # The slot may hold a prompt that rows admitted before have still to copy.
+        self._fork([other for other in waiting if other.fork_from == slot.index])
+        return slot
+
+    def feed(self, slot: Slot, tokens: Sequence[int]) -> None:
+        """Appends tokens that the policy did not write; they are read before the next segment."""
+        slot.feed(tokens)
+
+    def rewind(self, slot: Slot, count: int) -> None:
+        """Takes the row's last `count` tokens back."""
+        slot.rewind(count)
+        self.tally.rewound_tokens += count
+
+    def release(self, slot: Slot) -> None:
+        """Frees the slot; what its row has read stays until the slot is taken again."""
+        slot.taken = slot.live = False
+
+    def decode(self) -> list[Chunk]:
+        """Reads what is unread, then runs one segment; one chunk a row that was live."""
+        start = time.perf_counter()
+        self._read()
+        live = [slot for slot in self.table.slots if slot.live]
+        self.cache, sampled = decode_segment(
+            self.params,
+            self.cache,
+            self._rows(),
+            self.marks,
+            self.settings,
+            self.key,
+            model=self.model,
+            steps=self.segment,
+            vocab=self.vocab,
+        )
+        sampled = jax.device_get(sampled)
+        chunks = []
+        for slot in live:
+            count = int(sampled.count_B[slot.index])
+            tokens = tuple(sampled.tokens_BT[slot.index, :count].tolist())
+            logps = tuple(sampled.logp_BT[slot.index, :count].tolist())
+            slot.tokens.extend(tokens)
+            slot.cached += count
+            chunks.append(Chunk(slot, tokens, logps))
+            self.tally.decoded_tokens += count
+        self.tally.slot_steps += int(sampled.steps) * len(self.table.slots)
+        self.tally.segments += 1
+        self.tally.seconds += time.perf_counter() - start
+        return chunks
+
+    def _rows(self) -> Rows:
+        slots = self.table.slots
+        # numpy arrays reach the device with the call; each is a few bytes a slot.
+        ints = {
+            "len_B": [slot.cached for slot in slots],
+            "pending_B": [slot.tokens[-1] if slot.taken else 0 for slot in slots],
+            "place_B": [len(slot.tokens) - slot.prompt for slot in slots],
+            "budget_B": [slot.remaining for slot in slots],
+            "sample_B": [slot.sample for slot in slots],
+        }
+        return Rows(
+            **{name: np.asarray(values, np.int32) for name, values in ints.items()},
+            problem_B=np.asarray([slot.problem for slot in slots], np.uint32),
+            watch_B=np.asarray([slot.watch for slot in slots], bool),
+            live_B=np.asarray([slot.live for slot in slots], bool),
+        )
+
+    def _read(self) -> None:
+        """Brings every taken row's cache up to its pending token."""
+        waiting = [slot for slot in self.table.slots if slot.fork_from is not None]
+        slots = self.table.slots
+        self._fork([s for s in waiting if slots[s.fork_from].cached >= s.prompt - 1])
+        while unread := [s for s in slots if s.taken and s.unread and s.fork_from is None]:
+            for step in self.ladder:
+                # A row's step depends on its own tokens alone, never on its neighbours'.
+                fits = [s for s in unread if self._step(s.unread) == step]
+                for i in range(0, len(fits), self.extend_rows):
+                    self._extend(fits[i : i + self.extend_rows], step)
+        self._fork([slot for slot in slots if slot.fork_from is not None])
+
+    def _step(self, count: int) -> int:
+        return next((step for step in self.ladder if step >= count), self.ladder[-1])
+
+    def _extend(self, slots: list[Slot], step: int) -> None:
+        R = self.extend_rows
+        index_R = np.full(R, len(self.table.slots), np.int32)
+        start_R, count_R = np.zeros(R, np.int32), np.zeros(R, np.int32)
+        tokens_RT = np.zeros((R, step), np.int32)
+        for r, slot in enumerate(slots):
+            count = min(slot.unread, step)
+            index_R[r], start_R[r], count_R[r] = slot.index, slot.cached, count
+            tokens_RT[r, :count] = slot.tokens[slot.cached : slot.cached + count]
+            slot.cached += count
+        self.cache = extend(
+            self.params, self.cache, index_R, start_R, count_R, tokens_RT, model=self.model
+        )
+        self.tally.read_tokens += int(count_R.sum())
+
+    def _fork(self, slots: list[Slot]) -> None:
+        R = self.extend_rows
+        for i in range(0, len(slots), R):
+            some = slots[i : i + R]
+            source_R, target_R = np.zeros(R, np.int32), np.full(R, len(self.table.slots), np.int32)
+            source_R[: len(some)] = [slot.fork_from for slot in some]
+            target_R[: len(some)] = [slot.index for slot in some]
+            span = max(self._span(slot.prompt - 1) for slot in some)
+            self.cache = fork(self.cache, source_R, target_R, span=span)
+            for slot in some:
+                slot.cached, slot.fork_from = slot.prompt - 1, None
+            self.tally.forked_rows += len(some)
+
+    def _span(self, count: int) -> int:
+        return next((step for step in self.ladder if step >= count), self.capacity)

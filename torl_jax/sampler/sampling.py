@@ -1,0 +1,58 @@
+"""One token from logits: temperature, top-k, top-p, each row with its own key.
+
+The settings are data, not shapes: changing them compiles nothing. The log-prob
+returned is that of the distribution really sampled from, after temperature and
+truncation; a greedy choice has probability one.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Settings:
+    """temperature (0: greedy), top_k (0: off), top_p (1: off); scalars."""
+
+    temperature: jax.Array
+    top_k: jax.Array
+    top_p: jax.Array
+
+    @classmethod
+    def of(cls, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> "Settings":
+        """From plain numbers."""
+        return cls(
+            temperature=jnp.float32(temperature), top_k=jnp.int32(top_k), top_p=jnp.float32(top_p)
+        )
+
+
+def truncate(logits_BV: jax.Array, settings: Settings) -> jax.Array:
+    """Keeps the top_k most likely tokens and the smallest set with mass >= top_p; the rest -inf.
+
+    The most likely token always stays; ties at the border stay together.
+    """
+    V = logits_BV.shape[-1]
+    sorted_BV = -jnp.sort(-logits_BV, axis=-1)
+    k = jnp.where(settings.top_k > 0, settings.top_k, V)
+    prob_BV = jax.nn.softmax(sorted_BV, axis=-1)
+    before_BV = jnp.cumsum(prob_BV, axis=-1) - prob_BV
+    keep_BV = (jnp.arange(V) < k) & (before_BV < settings.top_p)
+    keep_BV = keep_BV.at[:, 0].set(True)
+    border_B = jnp.min(jnp.where(keep_BV, sorted_BV, jnp.inf), axis=-1)
+    return jnp.where(logits_BV >= border_B[:, None], logits_BV, -jnp.inf)
+
+
+def sample(
+    logits_BV: jax.Array, keys_B: jax.Array, settings: Settings
+) -> tuple[jax.Array, jax.Array]:
+    """(token [B] int32, its log-prob [B] float32 in nats), by the Gumbel maximum."""
+    greedy = settings.temperature <= 0
+    scaled_BV = logits_BV / jnp.where(greedy, 1.0, settings.temperature)
+    truncated = (settings.top_k > 0) | (settings.top_p < 1)
+    scaled_BV = jax.lax.cond(truncated, truncate, lambda x, _: x, scaled_BV, settings)
+    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[1:]))(keys_B)
+    score_BV = scaled_BV + jnp.where(greedy, 0.0, noise_BV)
+    token_B = jnp.argmax(score_BV, axis=-1).astype(jnp.int32)
+    chosen_B = jnp.take_along_axis(scaled_BV, token_B[:, None], axis=-1)[:, 0]
+    logp_B = chosen_B - jax.nn.logsumexp(scaled_BV, axis=-1)
+    return token_B, jnp.where(greedy, 0.0, logp_B)

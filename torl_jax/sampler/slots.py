@@ -1,0 +1,97 @@
+"""Slots: the host's book of who sits where in the cache and what it has read.
+
+A slot knows the tokens of its row and how many of them the cache holds. All but
+the last must be in the cache before decoding; the last is the pending one. A
+freed slot keeps its tokens until it is taken again, so a later sample of the
+same problem finds the prompt already read, in its own slot or in another's.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass
+class Slot:
+    """One row of the cache.
+
+    tokens: all tokens of the row, prompt included. cached: how many of them the
+    cache holds. prompt: how many of them are prompt. budget: most tokens after
+    the prompt. fork_from: the slot whose row is to be copied before the first use.
+    """
+
+    index: int
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    cached: int = 0
+    prompt: int = 0
+    budget: int = 0
+    problem: int = 0
+    sample: int = 0
+    taken: bool = False
+    live: bool = False
+    watch: bool = False
+    fork_from: int | None = None
+
+    @property
+    def unread(self) -> int:
+        """Tokens that must be written to the cache before the row can decode."""
+        return max(len(self.tokens) - 1 - self.cached, 0)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that the budget still allows."""
+        return self.prompt + self.budget - len(self.tokens)
+
+    def feed(self, tokens: Sequence[int]) -> None:
+        """Adds tokens that somebody else wrote (a tool's output)."""
+        if len(tokens) > self.remaining:
+            raise ValueError(f"slot {self.index}: {len(tokens)} tokens exceed its budget")
+        self.tokens.extend(tokens)
+
+    def rewind(self, count: int) -> None:
+        """Takes back the last `count` tokens (overshoot past a stop)."""
+        if count:
+            del self.tokens[-count:]
+            # What the cache holds past this is dead: it is never read, only overwritten.
+            self.cached = min(self.cached, len(self.tokens) - 1)
+
+
+class Table:
+    """All slots; hands out free ones so that prompts are read as seldom as possible."""
+
+    def __init__(self, size: int) -> None:
+        self.slots = [Slot(i) for i in range(size)]
+
+    @property
+    def free(self) -> int:
+        """How many slots are free."""
+        return sum(not slot.taken for slot in self.slots)
+
+    def take(self, prompt: Sequence[int], problem: int, sample: int, budget: int) -> Slot:
+        """A free slot for a row that starts with `prompt`.
+
+        Prefers a free slot that has read this prompt; else one that will copy it
+        from a slot that has, or will have; else one that must read it.
+        """
+        prompt = list(prompt)
+        wanted = len(prompt) - 1
+        holders = [slot for slot in self.slots if slot.tokens[: len(prompt)] == prompt]
+        ready = [slot for slot in holders if slot.cached >= wanted]
+        reading = [slot for slot in holders if slot.taken and slot.fork_from is None]
+        free = [slot for slot in self.slots if not slot.taken]
+        own = next((slot for slot in ready if not slot.taken), None)
+        # A free slot that holds this prompt stays as it is for the samples that follow.
+        slot = own or next((s for s in free if s not in holders), free[0])
+        source = next((s for s in ready + reading if s is not slot), None)
+        self.slots[slot.index] = Slot(
+            index=slot.index,
+            tokens=prompt,
+            cached=wanted if own else 0,
+            prompt=len(prompt),
+            budget=budget,
+            problem=problem,
+            sample=sample,
+            taken=True,
+            live=True,
+            fork_from=None if own or source is None else source.index,
+        )
+        return self.slots[slot.index]

@@ -1,0 +1,86 @@
+"""Asks a trained policy a question and shows the tool calls as they happen.
+
+  python -m torl_jax.solve --checkpoint=runs/quickstart "What is 347*28+91?"
+
+With no question it reads them from the terminal, one a line. `--checkpoint` is a
+working directory, one of its checkpoints, or a Hugging Face folder; for a folder
+that carries no recipe, `--config` names one (it gives the prompt and the budgets).
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+from rich.console import Console
+from rich.text import Text
+
+from torl_jax import cli, config, parts, transcript
+from torl_jax.episode import Author, Problem, Segment
+from torl_jax.errors import UserError
+from torl_jax.policy import load
+from torl_jax.rollout import Rollout
+from torl_jax.sampler.sampling import Settings
+
+
+def questions(argv: list[str], console: Console) -> Iterator[str]:
+    """The question given, or those typed until end of file."""
+    if argv:
+        yield " ".join(argv)
+        return
+    while True:
+        try:
+            typed = console.input("[bold]question> [/bold]" if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            return
+        if typed.strip():
+            yield typed.strip()
+
+
+def ask(rollout: Rollout, question: str, number: int, console: Console) -> None:
+    """Prints one transcript; its segments appear as soon as they are written."""
+    problem = Problem(id=f"question-{number}", question=question, answer="")
+    (episode,) = rollout.collect([problem], 1).episodes
+    last = episode.segments[-1]
+    console.print("" if last.text.endswith("\n") else "\n", end="")
+    ran = sum(turn.observation is not None for turn in episode.turns)
+    written = episode.count(Author.POLICY)
+    note = f"[{episode.end}; {written} tokens, {ran} tool calls]" + f" {episode.error}".rstrip()
+    console.print(Text(note, style="dim"))
+
+
+def main(argv: list[str]) -> None:
+    """The entry point."""
+    values = flags.FLAGS
+    if not values.checkpoint:
+        raise UserError("give --checkpoint=WORKDIR (or a model folder); see --help")
+    fallback = None if values.config is None else config.parse(values.config)
+    policy = load(values.checkpoint, fallback)
+    sampler = dataclasses.replace(policy.cfg.sampler, slots=1, extend_rows=1, segment=8)
+    workers = dataclasses.replace(policy.cfg.sandbox, workers=1)
+    cfg = dataclasses.replace(policy.cfg, sampler=sampler, sandbox=workers)
+    console = Console()
+
+    def show(segment: Segment) -> None:
+        console.print(transcript.paint(segment), end="", soft_wrap=True)
+
+    with parts.sandbox(cfg.sandbox) as box:
+        rollout = parts.rollout(cfg, parts.transformer(cfg, policy.shape), box, show)
+        params = jax.tree.map(
+            lambda x: jax.numpy.asarray(x, rollout.engine.model.dtype), policy.params
+        )
+        console.print(Text(f"[sandbox level: {box.level}]", style="dim"))
+        for number, question in enumerate(questions(argv, console)):
+            settings = Settings.of(temperature=values.temperature)
+            rollout.engine.load(params, jax.random.key(values.seed), settings)
+            ask(rollout, question, number, console)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", None, "Working directory, checkpoint, or model folder.")
+    flags.DEFINE_float("temperature", 0.0, "Sampling temperature; 0 is greedy.", lower_bound=0.0)
+    flags.DEFINE_integer("seed", 0, "Of the sampling, at temperatures above 0.", lower_bound=0)
+    config_flags.DEFINE_config_file("config", None, "Recipe for a folder that carries none.")
+    cli.run(main, __doc__ or "")

@@ -1,0 +1,336 @@
+"""Trains a policy to use tools by GRPO from outcome reward.
+
+One step: take problems; sample a group of episodes of each, running the Python
+that the policy writes in the sandbox between decode segments; grade the answers;
+turn rewards into group-relative advantages; take an optimiser step on the tokens
+that the policy itself wrote. Evaluation, checkpoints and sample episodes when due.
+
+  python -m torl_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
+
+The same command resumes where the last checkpoint left off. Ctrl-C saves first.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from torl_jax import cli, config, evaluation, parts
+from torl_jax.checkpoint import Checkpoints, Meta, check_fits
+from torl_jax.compilation import Counter
+from torl_jax.data.stream import Stream
+from torl_jax.episode import Author, Episode, Problem, Score
+from torl_jax.errors import UserError
+from torl_jax.learner.learner import Learner
+from torl_jax.learner.state import TrainState
+from torl_jax.logs import Writer
+from torl_jax.metrics import rollout_stats
+from torl_jax.parallel import mesh
+from torl_jax.parallel.handoff import handoff
+from torl_jax.rewards.answer import Grader
+from torl_jax.rewards.outcome import Grading
+from torl_jax.rl import advantages, filters
+from torl_jax.rl.batch import TrainBatch, from_episodes
+from torl_jax.rollout import Rollout, admissible
+from torl_jax.sampler.sampling import Settings
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM, raised where the run can be saved."""
+
+
+class StopSignal:
+    """The first signal is noted and raised at the next safe point; the second kills."""
+
+    def __init__(self) -> None:
+        self.caught = False
+
+    def __enter__(self) -> "StopSignal":
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _) -> None:
+        if self.caught:
+            os._exit(128 + number)
+        self.caught = True
+        # Not through the writer: a handler must not wait for a lock that it interrupted.
+        os.write(2, b"\nstopping: what is done will be saved; once more quits at once\n")
+
+    def check(self) -> None:
+        """Raises Interrupted if a signal has come."""
+        if self.caught:
+            raise Interrupted
+
+
+@dataclasses.dataclass
+class Trainer:
+    """The parts of one run, and the functions of its loop."""
+
+    cfg: config.Config
+    rollout: Rollout
+    grader: Grader
+    learner: Learner
+    stream: Stream
+    held_out: list[Problem]
+    writer: Writer
+    stop: StopSignal
+    compilations: Counter
+
+    def loop(self, state: TrainState, start: int, checkpoints: Checkpoints) -> None:
+        """Steps start .. run.steps; on Interrupted the last whole step is saved."""
+        cfg, done = self.cfg, start
+        saved = start if start else None
+        row: dict[str, float] = {}
+        try:
+            if start == 0:
+                self.writer.write(0, self.evaluate(state, 0))
+            for step in range(start, cfg.run.steps):
+                state, row = self.step(state, step)
+                done = step + 1
+                last = done == cfg.run.steps
+                if done % cfg.eval.every == 0 or last:
+                    row |= self.evaluate(state, done)
+                self.writer.write(done, row)
+                if done % cfg.checkpoint.every == 0 or last:
+                    self.save(checkpoints, done, state, row)
+                    saved = done
+                self.stop.check()
+        except Interrupted:
+            if saved != done:
+                self.save(checkpoints, done, state, row)
+            self.writer.line(
+                f"stopped after step {done}, saved; the same command goes on from there"
+            )
+
+    def save(self, checkpoints: Checkpoints, done: int, state: TrainState, row: dict) -> None:
+        """A checkpoint after `done` steps."""
+        # An interrupted step has taken its problems, but will take them again.
+        cursor = done * self.cfg.rl.problems_per_step
+        checkpoints.save(done, state, Meta(cursor, self.cfg), row)
+
+    def step(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, float]]:
+        """One rollout and its optimiser steps; returns the new state and the metrics row."""
+        cfg, clock = self.cfg, time.perf_counter
+        begin, compiled = clock(), self.compilations.count
+        problems = self.stream.take(cfg.rl.problems_per_step)
+        self.load(state, step)
+        grading = Grading(self.grader)
+        collected = self.rollout.collect(
+            problems, cfg.rl.group_size, on_finish=grading.add, on_progress=self.progress
+        )
+        episodes, tally = collected.episodes, self.rollout.engine.reset_tally()
+        sampled = clock()
+        scores = grading.scores(episodes)
+        graded = clock()
+        batches = self.batches(episodes, scores)
+        state, stats = self.learner.update(state, batches)
+        if not math.isfinite(stats["grad_norm"]):
+            raise UserError(
+                f"step {step + 1}: the gradient is not finite (loss {stats['loss']}); the last "
+                "checkpoint is whole: resume from it with a smaller config.optimizer.lr"
+            )
+        end = clock()
+        if (step + 1) % cfg.run.dump_every == 0 or step == 0:
+            self.dump(step + 1, "train", episodes, scores)
+        row = {f"train/{name}": value for name, value in stats.items()}
+        row |= rollout_stats(episodes, scores)
+        written = sum(episode.count(Author.POLICY) for episode in episodes)
+        row |= {
+            "rollout/tokens_per_second": written / (sampled - begin),
+            "rollout/overshoot_ratio": tally.rewound_tokens / max(tally.decoded_tokens, 1),
+            "rollout/slot_use": written / max(tally.slot_steps, 1),
+            "rollout/read_tokens": float(tally.read_tokens),
+            "time/decode": tally.seconds,
+            "time/tool": collected.tool_seconds,
+            "time/reward": graded - sampled,
+            "time/update": end - graded,
+            "time/step": end - begin,
+            "time/compilations": float(self.compilations.count - compiled),
+        }
+        return state, row
+
+    def load(self, state: TrainState, step: int) -> None:
+        """Hands the policy over to the sampler, with this step's key."""
+        engine, sampler = self.rollout.engine, self.cfg.sampler
+        # Folding the step in keeps a problem's second visit from drawing the first one's noise.
+        key = jax.random.fold_in(jax.random.key(self.cfg.run.seed), step)
+        settings = Settings.of(sampler.temperature, sampler.top_k, sampler.top_p)
+        engine.load(self.sampling_params(state), key, settings)
+
+    def sampling_params(self, state: TrainState) -> dict:
+        """The policy in the sampler's precision, on this host's first device."""
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return handoff(state.params, self.rollout.engine.model.dtype, device)
+
+    def batches(self, episodes: list[Episode], scores: list[Score]) -> list[TrainBatch]:
+        """Advantages within each group, and the rollout cut into minibatches by problem."""
+        cfg = self.cfg
+        kept = filters.keep(episodes)
+        if not kept.any():
+            raise UserError(f"every episode of a step was aborted; the first: {episodes[0].error}")
+        groups = np.repeat(np.arange(cfg.rl.problems_per_step), cfg.rl.group_size)
+        rewards = np.asarray([score.total for score in scores])
+        advantage = np.zeros(len(episodes), np.float32)
+        advantage[kept] = advantages.grpo(rewards[kept], groups[kept])
+        size = len(episodes) // cfg.rl.minibatches
+        parts_ = [slice(i, i + size) for i in range(0, len(episodes), size)]
+        return [
+            from_episodes(
+                episodes[part],
+                advantage[part],
+                kept[part],
+                row_tokens=cfg.learner.row_tokens,
+                microbatch_rows=cfg.learner.microbatch_rows,
+            )
+            for part in parts_
+        ]
+
+    def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
+        """Metrics on held-out problems; dumps some of the greedy episodes.
+
+        Never interrupted: the step before it is taken, and its row must be whole.
+        """
+        if not self.held_out:
+            return {}
+        begin = time.perf_counter()
+        row, episodes, scores = evaluation.run(
+            self.rollout,
+            self.grader,
+            self.sampling_params(state),
+            self.held_out,
+            seed=self.cfg.run.seed,
+            sampled=self.cfg.eval.sampled,
+        )
+        self.rollout.engine.reset_tally()
+        self.dump(step, "eval", episodes, scores)
+        return row | {"time/eval": time.perf_counter() - begin}
+
+    def dump(self, step: int, name: str, episodes: list[Episode], scores: list[Score]) -> None:
+        """Writes sample episodes, spread over the problems."""
+        count = min(self.cfg.run.dump_episodes, len(episodes))
+        if count:
+            index = np.linspace(0, len(episodes) - 1, count).astype(int)
+            self.writer.episodes(
+                step, name, [episodes[i] for i in index], [scores[i] for i in index]
+            )
+
+    def progress(self, done: int, total: int) -> None:
+        """Called between segments: a safe point to stop, and a sign of life."""
+        self.stop.check()
+
+
+def train(cfg: config.Config, workdir: epath.Path) -> None:
+    """Runs or resumes the training run of `workdir`."""
+    parts.check_paths(cfg)
+    shape = parts.model_config(cfg.model)
+    text = parts.tokenizer(cfg.model)
+    training, held_out = parts.problems(cfg)
+    checkpoints = Checkpoints(workdir, cfg.checkpoint.keep)
+    start = checkpoints.latest() or 0
+    changed = []
+    if start:
+        changed = check_fits(checkpoints.meta(start).config, cfg, workdir)
+    compilations = Counter()
+    model = parts.transformer(cfg, shape, remat=cfg.learner.remat)
+    learner = Learner(cfg, model, len(text), mesh.make())
+    state = learner.create(parts.params(cfg.model, shape, cfg.run.seed))
+    if start:
+        state = checkpoints.restore(start, state)
+    write_config(workdir, cfg)
+    with (
+        StopSignal() as stop,
+        parts.sandbox(cfg.sandbox) as box,
+        Grader(workers=cfg.reward.workers, timeout=cfg.reward.timeout) as grader,
+        Writer(
+            workdir,
+            total_steps=cfg.run.steps,
+            start_step=start + 1 if start else 0,
+            wandb=cfg.run.wandb,
+            config=config.to_dict(cfg),
+        ) as writer,
+    ):
+        rollout = parts.rollout(cfg, parts.transformer(cfg, shape), box)
+        say = writer.line
+        training = fitting(rollout, training, "training", say)
+        held_out = fitting(rollout, held_out, "held-out", say)
+        if len(training) < cfg.rl.problems_per_step:
+            raise UserError(
+                f"{len(training)} training problems; config.rl.problems_per_step asks for "
+                f"{cfg.rl.problems_per_step}"
+            )
+        say(f"sandbox level: {box.level}; model: {shape.parameter_count:,} parameters")
+        if start:
+            say(
+                f"resuming after step {start}"
+                + (f"; changed: {', '.join(changed)}" * bool(changed))
+            )
+        cursor = start * cfg.rl.problems_per_step
+        trainer = Trainer(
+            cfg=cfg,
+            rollout=rollout,
+            grader=grader,
+            learner=learner,
+            stream=Stream(training, cfg.run.seed, cursor),
+            held_out=held_out,
+            writer=writer,
+            stop=stop,
+            compilations=compilations,
+        )
+        try:
+            trainer.loop(state, start, checkpoints)
+        finally:
+            checkpoints.close()
+
+
+def fitting(
+    rollout: Rollout, problems: list[Problem], name: str, say: Callable[[str], None]
+) -> list[Problem]:
+    """Problems whose prompts fit; says how many do not (ToRL drops them likewise)."""
+    kept, dropped = admissible(rollout, problems)
+    if problems and not kept:
+        raise UserError(
+            f"all {len(problems)} {name} prompts are longer than config.sampler.max_prompt="
+            f"{rollout.max_prompt} tokens; raise it"
+        )
+    if dropped:
+        say(
+            f"{len(dropped)} of {len(problems)} {name} problems dropped: prompt longer than "
+            f"config.sampler.max_prompt={rollout.max_prompt} tokens"
+        )
+    return kept
+
+
+def write_config(workdir: epath.Path, cfg: config.Config) -> None:
+    """workdir/config.json, for people, `report` and `export`."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(json.dumps(config.to_dict(cfg), indent=2) + "\n")
+
+
+def main(argv: list[str]) -> None:
+    """The entry point."""
+    if argv:
+        raise UserError(f"unexpected argument {argv[0]!r}; flags begin with --, see --help")
+    if not flags.FLAGS.workdir:
+        raise UserError("no working directory: give --workdir=DIR")
+    if flags.FLAGS.config is None:
+        raise UserError("no config: give --config=configs/quickstart.py")
+    train(config.parse(flags.FLAGS.config), epath.Path(flags.FLAGS.workdir))
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Config file, FILE or FILE:ARGUMENT.")
+    flags.DEFINE_string("workdir", None, "Where metrics, checkpoints and episodes go.")
+    cli.run(main, __doc__, with_config=True)

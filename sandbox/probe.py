@@ -119,7 +119,7 @@ def find(settings: Settings, bait: Bait, preload: Sequence[str], missing: str) -
     reasons = [missing] if missing else []
     answers = {}
     for identity in ("nobody", "capless", "same") if privileged else ("capless", "same"):
-        with contextlib.closing(_Canary()) as canary:
+        with contextlib.closing(_Canary(settings.scratch.path)) as canary:
             answers = _attack(replace(settings, identity=identity), bait, canary.path, preload)
         if not answers["broken"]:
             return _judge(answers, identity, privileged, reasons)
@@ -130,8 +130,8 @@ def find(settings: Settings, bait: Bait, preload: Sequence[str], missing: str) -
 class _Canary:
     """A file of mode 0600, readable by this user only."""
 
-    def __init__(self) -> None:
-        self._place = Scratch(mode=0o711)
+    def __init__(self, parent: str) -> None:
+        self._place = Scratch(parent, mode=0o711)
         self.path = os.path.join(self._place.path, "canary")
         os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 

@@ -66,7 +66,8 @@ def save(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=True)
     settings = {
-        "tokenizer_class": "Qwen2Tokenizer",
+        # The one class that reads tokenizer.json as it is: Qwen2Tokenizer brings its own number rule.
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END_OF_TEXT,
         "pad_token": END_OF_TEXT,
         "bos_token": None,

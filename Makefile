@@ -1,0 +1,39 @@
+# make setup | train | test | lint | parity. PY=python3.12 chooses another interpreter.
+PY ?= python3
+VENV := $(if $(filter python3,$(PY)),.venv,.venv-$(notdir $(PY)))
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+WORKDIR ?= runs/quickstart
+
+.PHONY: help setup train test lint parity
+help:
+	@echo 'make setup    a virtual environment in $(VENV), from pinned constraints'
+	@echo 'make train    the quickstart: a tiny base model learns to call Python (WORKDIR=$(WORKDIR))'
+	@echo 'make test     the tests'
+	@echo 'make lint     ruff and pyright'
+	@echo 'make parity   the live comparison with transformers and torch'
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: setup.cfg constraints.txt
+	@$(PY) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: Python " + sys.version.split()[0] + " found, 3.11 or newer needed: make PY=python3.12 $(MAKECMDGOALS)")'
+	$(PY) -m venv $(VENV)
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+train: setup
+	$(RUN) -m torl_jax.train --config=configs/quickstart.py --workdir=$(WORKDIR)
+	$(RUN) -m torl_jax.report $(WORKDIR)
+
+test: setup
+	$(RUN) -m pytest -m 'not parity'
+
+lint: setup
+	$(PIP) --editable '.[lint]'
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m pyright --pythonpath $(RUN)
+
+parity: setup
+	$(PIP) --editable '.[parity]'
+	$(RUN) -m pytest -m parity

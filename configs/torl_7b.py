@@ -1,0 +1,26 @@
+"""ToRL-7B: as ToRL-1.5B, from Qwen2.5-Math-7B (arXiv 2503.23383).
+
+COMMAND   python -m torl_jax.train --config=configs/torl_7b.py --workdir=runs/torl_7b
+              --config.model.path=Qwen2.5-Math-7B --config.data.path=torl_train.parquet
+              --config.data.eval_path=torl_test.parquet
+SMOKE     as in configs/torl_1p5b.py
+HARDWARE  the paper: 8 x A800 80 GB. Here: TPU v5p:2x2x4
+
+Deviations: those of configs/torl_1p5b.py. The paper's curves for 7B end at about step 560.
+"""
+
+import ml_collections
+
+from configs import torl_1p5b
+
+
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+    """The paper's recipe; the argument `smoke` shrinks it to a CPU."""
+    c = torl_1p5b.get_config(argument)
+    if argument == "smoke":
+        c.model.overrides.tied = False  # the 7B model's head is its own
+        return c
+    c.sampler.slots = 128
+    c.learner.microbatch_rows = 8
+    c.run.steps = 560
+    return c

@@ -21,7 +21,7 @@ from torl_jax.model import hf
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.protocols.text import Tokenizer, pause_tokens
-from torl_jax.protocols.torl import ToRL
+from torl_jax.protocols.torl import PROMPT, ToRL
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.engine import Engine
 
@@ -95,7 +95,7 @@ EVAL_SEED = 1
 
 def protocol(cfg: config.Protocol) -> ToRL:
     """The markup; an empty prompt is the paper's own."""
-    return ToRL(cfg.prompt, calls=cfg.calls) if cfg.prompt else ToRL(calls=cfg.calls)
+    return ToRL(cfg.prompt or PROMPT, calls=cfg.calls)
 
 
 def sandbox(cfg: config.SandboxConfig) -> Sandbox:

@@ -1,0 +1,87 @@
+"""One tiny decoder, its parameters and compiled functions, for all tests of the model."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from torl_jax.model import heads
+from torl_jax.model.cache import Window
+from torl_jax.model.config import ModelConfig
+from torl_jax.model.transformer import Transformer, initialise
+
+# Every axis has its own size, so that a transposed one cannot pass unseen.
+SHAPE = ModelConfig(
+    vocab_size=48, d_model=24, layers=3, heads=6, kv_heads=2, head_dim=10, d_mlp=20,
+    rope_theta=100.0, tied=False,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def shape() -> ModelConfig:
+    return SHAPE
+
+
+@pytest.fixture(scope="session")
+def make_params():
+    """Random parameters of any shape: nothing is zero or one, so no weight can be ignored."""
+
+    def make(shape: ModelConfig, seed: int = 0) -> dict:
+        tree = jax.device_get(initialise(shape, jax.random.key(seed)))
+        rng = np.random.default_rng(seed)
+        return jax.tree.map(
+            lambda x: (x * 10 + rng.normal(size=x.shape) * 0.1).astype(np.float32), tree
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def params(make_params) -> dict:
+    return make_params(SHAPE)
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _dense(params, tokens_BT, positions_BT, segments_BT, model):
+    return model.apply({"params": params}, tokens_BT, positions_BT, segments_BT)[0]
+
+
+@pytest.fixture(scope="session")
+def hidden():
+    """hidden(params, tokens_BT, positions_BT=None, segments_BT=None, model=...) -> [B, T, D]."""
+
+    def run(params, tokens_BT, positions_BT=None, segments_BT=None, model=Transformer(SHAPE)):
+        tokens_BT = np.asarray(tokens_BT)
+        if positions_BT is None:
+            positions_BT = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
+        return _dense(params, tokens_BT, positions_BT, segments_BT, model)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def logits(hidden):
+    """As `hidden`, through the head: float32 [B, T, V]."""
+
+    def run(params, tokens_BT, **kwargs):
+        return np.asarray(heads.logits(params, hidden(params, tokens_BT, **kwargs)))
+
+    return run
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _extend(params, cache, rows_R, start_R, count_R, tokens_RT, model):
+    offset_T = jnp.arange(tokens_RT.shape[1])
+    positions_RT = jnp.where(
+        offset_T < count_R[:, None], start_R[:, None] + offset_T, cache.capacity
+    )
+    window = Window(rows_R=rows_R, positions_RT=positions_RT)
+    return model.apply({"params": params}, tokens_RT, positions_RT, cache=cache, window=window)
+
+
+@pytest.fixture(scope="session")
+def extend():
+    """(params, cache, rows_R, start_R, count_R, tokens_RT) -> (hidden [R, T, D], cache)."""
+    return functools.partial(_extend, model=Transformer(SHAPE))

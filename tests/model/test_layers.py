@@ -1,0 +1,98 @@
+"""The decoder's mathematics against versions of a few lines that share no code with it."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from torl_jax.model import layers
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def test_rms_norm():
+    x, scale = normal(2, 3, 8), normal(8)
+    wanted = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-2) * scale
+    np.testing.assert_allclose(layers.rms_norm(x, scale, 1e-2), wanted, atol=1e-6)
+
+
+def test_rms_norm_of_bfloat16_takes_its_mean_in_float32():
+    x = jnp.asarray(200 + normal(1, 1, 4096), jnp.bfloat16)
+    got = np.asarray(layers.rms_norm(x, jnp.ones(4096), 1e-6), np.float32)
+    assert layers.rms_norm(x, jnp.ones(4096), 1e-6).dtype == jnp.bfloat16
+    x32 = np.asarray(x, np.float32)
+    np.testing.assert_allclose(got, x32 / np.sqrt((x32**2).mean()), rtol=2**-8)
+
+
+def turn(x_BTNH, positions_BT, theta):
+    """Rotary embedding as multiplication of complex numbers."""
+    half = x_BTNH.shape[-1] // 2
+    z = x_BTNH[..., :half] + 1j * x_BTNH[..., half:]
+    angle = positions_BT[:, :, None, None] * theta ** (-2 * np.arange(half) / (2 * half))
+    z = z * np.exp(1j * angle)
+    return np.concatenate([z.real, z.imag], -1)
+
+
+def test_rope():
+    x, positions = normal(2, 5, 3, 10), RNG.integers(0, 500, (2, 5))
+    got = layers.rope(x, positions, 1e4)
+    np.testing.assert_allclose(got, turn(x, positions, 1e4), atol=1e-4)
+
+
+def test_rope_knows_only_distances():
+    q, k = normal(1, 1, 1, 8), normal(1, 1, 1, 8)
+
+    def score(i, j):
+        a, b = (layers.rope(x, np.asarray([[p]]), 50.0) for x, p in ((q, i), (k, j)))
+        return float(jnp.sum(a * b))
+
+    assert score(7, 3) == pytest.approx(score(104, 100), abs=1e-5)
+    assert abs(score(7, 3) - score(7, 4)) > 1e-3
+
+
+def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
+    """One query head at a time; head n reads kv head n // G."""
+    B, T, N, H = q_BTNH.shape
+    group = N // k_BSKH.shape[2]
+    out = np.zeros((B, T, N, H))
+    for b, t, n in np.ndindex(B, T, N):
+        score = k_BSKH[b, :, n // group] @ q_BTNH[b, t, n] / np.sqrt(H)
+        weight = np.exp(score - score.max()) * mask_BTS[b, t]
+        out[b, t, n] = weight / weight.sum() @ v_BSKH[b, :, n // group]
+    return out
+
+
+def test_attend_and_its_groups():
+    q, k, v = normal(2, 3, 6, 4), normal(2, 5, 2, 4), normal(2, 5, 2, 4)
+    mask = RNG.random((2, 3, 5)) < 0.6
+    mask[..., 0] = True
+    got = layers.attend(q, k, v, mask)
+    np.testing.assert_allclose(got, attention(q, k, v, mask), atol=1e-5)
+    repeated = layers.attend(q, k.repeat(3, 2), v.repeat(3, 2), mask)
+    np.testing.assert_allclose(got, repeated, atol=1e-6)
+
+
+def test_a_query_that_may_look_nowhere_stays_finite():
+    q, k, v = normal(1, 2, 2, 4), normal(1, 3, 1, 4), normal(1, 3, 1, 4)
+    assert np.isfinite(layers.attend(q, k, v, np.zeros((1, 2, 3), bool))).all()
+
+
+def test_causal_mask():
+    positions = np.asarray([[0, 1, 2, 0, 1, 0]])
+    segments = np.asarray([[1, 1, 1, 2, 2, 0]])
+    wanted = [
+        [segments[0, t] == segments[0, s] and s <= t for s in range(6)] for t in range(6)
+    ]
+    np.testing.assert_array_equal(layers.causal_mask(positions, segments)[0], wanted)
+    dense = layers.causal_mask(np.arange(4)[None], None)[0]
+    np.testing.assert_array_equal(dense, np.tril(np.ones((4, 4), bool)))
+
+
+def test_swiglu():
+    x, gate, up, down = normal(2, 3, 4), normal(4, 6), normal(4, 6), normal(6, 4)
+    z = x @ gate
+    wanted = (z / (1 + np.exp(-z)) * (x @ up)) @ down
+    np.testing.assert_allclose(layers.swiglu(x, gate, up, down), wanted, atol=1e-5)

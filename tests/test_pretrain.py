@@ -1,0 +1,211 @@
+"""Packing loses nothing and mixes nothing; the shipped base is what its card says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from tokenizers import Tokenizer
+
+from torl_jax import pretrain
+from torl_jax.data import arithmetic, corpus, vocabulary
+from torl_jax.episode import Author
+from torl_jax.model import hf
+from torl_jax.model.config import ModelConfig
+from torl_jax.model.transformer import initialise
+from torl_jax.pretrain import Digits, Rows
+
+ASSET = Path(__file__).resolve().parent.parent / "assets" / "tiny-base"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    texts = [text for i in range(500) for _, text in corpus.document(0, i).pieces]
+    return vocabulary.build(texts, min_frequency=5)
+
+
+@pytest.fixture(scope="module")
+def documents(tokenizer) -> list[pretrain.Encoded]:
+    return [pretrain.encode(corpus.document(0, i), tokenizer) for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer) -> tuple[ModelConfig, dict]:
+    config = ModelConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        d_model=64,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        head_dim=32,
+        d_mlp=64,
+        rope_theta=10_000.0,
+        tied=True,
+    )
+    # Larger than at birth, so that attention to a wrong token would show.
+    return config, jax.tree.map(lambda x: 5 * x, initialise(config, jax.random.key(0)))
+
+
+def test_every_piece_is_encoded_alone_and_the_policy_ends_the_text(tokenizer):
+    for style in ("direct", "code", *corpus.FLAWS):
+        document = corpus.document(0, 3, style)
+        encoded = pretrain.encode(document, tokenizer)
+        alone = [tokenizer.encode(text).ids for _, text in document.pieces]
+        alone[-1].append(tokenizer.token_to_id(vocabulary.END_OF_TEXT))
+        assert encoded.ids == [i for ids in alone for i in ids]
+        assert encoded.piece == [n for n, ids in enumerate(alone) for _ in ids]
+        authors = [author for author, _ in document.pieces]
+        assert encoded.authors == [authors[n] for n in encoded.piece]
+
+
+def test_packing_keeps_every_document_whole_and_once(documents):
+    batch, taken = pretrain.pack(documents, rows=6)
+    assert 6 < taken < len(documents)
+    found = []
+    for row in range(6):
+        segments = batch.segments_BT[row]
+        for segment in range(1, segments.max() + 1):
+            (where,) = np.nonzero(segments == segment)
+            assert np.array_equal(where, np.arange(where[0], where[0] + len(where)))
+            assert np.array_equal(batch.positions_BT[row, where], np.arange(len(where)))
+            found.append((batch.tokens_BT[row, where].tolist(), batch.weight_BT[row, where]))
+    assert sorted(ids for ids, _ in found) == sorted(d.ids for d in documents[:taken])
+    learnt = {tuple(d.ids): [a is not Author.PROMPT for a in d.authors] for d in documents}
+    assert all(np.array_equal(weight, learnt[tuple(ids)]) for ids, weight in found)
+    assert not batch.weight_BT[batch.segments_BT == 0].any()
+
+
+def test_a_document_longer_than_a_row_is_refused(documents):
+    with pytest.raises(ValueError, match="does not fit a row of 8"):
+        pretrain.pack(documents, rows=2, width=8)
+
+
+def test_batches_read_the_corpus_in_order_and_never_twice(tokenizer):
+    source = pretrain.batches(0, tokenizer, rows=4)
+    batches = [next(source) for _ in range(3)]
+    count = sum(int(b.segments_BT.max(axis=1).sum()) for b in batches)
+    wanted = [pretrain.encode(corpus.document(0, i), tokenizer).ids for i in range(count)]
+    seen = [
+        b.tokens_BT[row, b.segments_BT[row] == s].tolist()
+        for b in batches
+        for row in range(4)
+        for s in range(1, b.segments_BT[row].max() + 1)
+    ]
+    assert sorted(seen) == sorted(wanted)
+
+
+def test_packed_and_alone_give_the_same_log_probs(model, documents):
+    config, params = model
+    packed, taken = pretrain.pack(documents, rows=3)
+    together = np.asarray(pretrain.token_logps(config, params, packed))
+    alone = {}
+    for document in documents[:taken]:
+        batch, _ = pretrain.pack([document], rows=1)
+        logps = np.asarray(pretrain.token_logps(config, params, batch))[0]
+        alone[tuple(document.ids)] = logps[: len(document.ids) - 1]
+    for row in range(3):
+        for segment in range(1, packed.segments_BT[row].max() + 1):
+            (where,) = np.nonzero(packed.segments_BT[row] == segment)
+            ids = tuple(packed.tokens_BT[row, where].tolist())
+            np.testing.assert_allclose(together[row, where[1:] - 1], alone[ids], atol=1e-4)
+
+
+def test_the_loss_is_the_mean_over_learnt_tokens_only(model, documents):
+    config, params = model
+    batch, _ = pretrain.pack(documents, rows=2)
+    logps = np.asarray(pretrain.token_logps(config, params, batch))
+    weight = batch.weight_BT[:, 1:]
+    loss = float(pretrain.loss_of(config, params, batch))
+    assert loss == pytest.approx(-float(logps[weight > 0].mean()), rel=1e-5)
+    doubled = Rows(*(np.concatenate([x, x]) for x in batch))
+    assert float(pretrain.loss_of(config, params, doubled)) == pytest.approx(loss, rel=1e-5)
+
+
+def test_the_gate_names_every_cell_below_it_and_no_other():
+    good, poor = Digits(0.95, 0.5), Digits(0.89, 0.99)
+    table = {"gcd": {"code": good, "box": poor}, "sum": {"code": good, "box": good}}
+    assert pretrain.failures(table) == ["gcd box 0.89"]
+
+
+def test_an_untrained_model_fails_the_gate(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(pretrain, "GATE_DOCUMENTS", 4)
+    table = pretrain.gate(*model, tokenizer)
+    assert len(pretrain.failures(table)) == 2 * len(arithmetic.FAMILIES)
+
+
+def make(folder: Path, seed: int = 0) -> list[str]:
+    small = {"steps": 3, "warmup": 1, "rows": 2, "layers": 1, "width": 64, "mlp": 64}
+    with flagsaver.flagsaver(out=str(folder), seed=seed, log_every=1, **small):
+        return pretrain.make(folder)
+
+
+def test_the_same_seed_makes_the_same_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pretrain, "GATE_DOCUMENTS", 2)
+    monkeypatch.setattr(pretrain, "TOKENIZER_DOCUMENTS", 1_500)
+    if not pretrain.FLAGS.is_parsed():
+        pretrain.FLAGS.mark_as_parsed()
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert make(tmp_path / name, seed), "three steps cannot pass the gate"
+    assert "step 3/3" in capsys.readouterr().out
+    files = {
+        name: {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()}
+        for name in ("a", "b", "c")
+    }
+    assert set(files["a"]) == {
+        "README.md",
+        "config.json",
+        "gate.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert files["a"][name] == files["b"][name]
+    assert files["a"]["model.safetensors"] != files["c"]["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--width=100"], "--width=100: expected a multiple of 64"),
+        (["--steps=50"], "--steps=50 leaves nothing after --warmup=100"),
+        (["more"], "unexpected argument 'more'"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_code_2(tmp_path, arguments, words):
+    command = [sys.executable, "-m", "torl_jax.pretrain", f"--out={tmp_path / 'x'}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ASSET.parent.parent)
+    assert done.returncode == 2
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_shipped_base_passes_the_gate_as_its_card_says():
+    config, params = hf.load(ASSET)
+    tokenizer = Tokenizer.from_file(str(ASSET / "tokenizer.json"))
+    table = pretrain.gate(config, params, tokenizer)
+    assert pretrain.failures(table) == []
+    record = json.loads((ASSET / "gate.json").read_text())
+    for family, row in record["families"].items():
+        for name, digits in row.items():
+            assert table[family][name] == pytest.approx(Digits(**digits), abs=0.02)
+    assert pretrain.markdown(table).splitlines()[0] in (ASSET / "README.md").read_text()
+
+
+def test_the_shipped_tokenizer_is_the_one_the_code_makes():
+    first = (corpus.document(0, i) for i in range(pretrain.TOKENIZER_DOCUMENTS))
+    made = vocabulary.build(text for document in first for _, text in document.pieces)
+    shipped = Tokenizer.from_file(str(ASSET / "tokenizer.json"))
+    assert made.to_str() == shipped.to_str()
+
+
+def test_the_shipped_base_is_small_and_readable_by_all():
+    files = list(ASSET.iterdir())
+    assert sum(p.stat().st_size for p in files) < 20_000_000
+    assert hf.read_config(ASSET).parameter_count < 1_000_000

@@ -27,6 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.sampler.max_prompt = 48
     c.sampler.max_response = 80
     c.sampler.segment = 16
+    c.sampler.ladder = (16, 64)
     c.sandbox.timeout = 2.0
     c.reward.workers = 1
     c.rl.problems_per_step = 16

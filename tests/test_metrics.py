@@ -91,7 +91,7 @@ def test_rollout_stats_of_a_batch_worked_by_hand():
             "rollout/end_length": 1 / 6,
             "rollout/end_calls": 1 / 6,
             "rollout/end_abort": 2 / 6,
-            "rollout/tool_seconds_mean": 1.0,
+            "time/tool_call": 1.0,
             "rollout/infra_failure_ratio": 2 / 6,
             "rollout/usable_groups": 1 / 3,
         }

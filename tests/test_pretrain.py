@@ -1,8 +1,7 @@
 """Packing loses nothing and mixes nothing; the shipped base is what its card says."""
 
+import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -100,12 +99,13 @@ def test_batches_read_the_corpus_in_order_and_never_twice(tokenizer):
 
 def test_packed_and_alone_give_the_same_log_probs(model, documents):
     config, params = model
+    logps_of = jax.jit(functools.partial(pretrain.token_logps, config, params))
     packed, taken = pretrain.pack(documents, rows=3)
-    together = np.asarray(pretrain.token_logps(config, params, packed))
+    together = np.asarray(logps_of(packed))
     alone = {}
     for document in documents[:taken]:
         batch, _ = pretrain.pack([document], rows=1)
-        logps = np.asarray(pretrain.token_logps(config, params, batch))[0]
+        logps = np.asarray(logps_of(batch))[0]
         alone[tuple(document.ids)] = logps[: len(document.ids) - 1]
     for row in range(3):
         for segment in range(1, packed.segments_BT[row].max() + 1):
@@ -117,12 +117,14 @@ def test_packed_and_alone_give_the_same_log_probs(model, documents):
 def test_the_loss_is_the_mean_over_learnt_tokens_only(model, documents):
     config, params = model
     batch, _ = pretrain.pack(documents, rows=2)
-    logps = np.asarray(pretrain.token_logps(config, params, batch))
+    loss_of = jax.jit(functools.partial(pretrain.loss_of, config, params))
+    logps = np.asarray(jax.jit(functools.partial(pretrain.token_logps, config, params))(batch))
     weight = batch.weight_BT[:, 1:]
-    loss = float(pretrain.loss_of(config, params, batch))
+    loss = float(loss_of(batch))
     assert loss == pytest.approx(-float(logps[weight > 0].mean()), rel=1e-5)
-    doubled = Rows(*(np.concatenate([x, x]) for x in batch))
-    assert float(pretrain.loss_of(config, params, doubled)) == pytest.approx(loss, rel=1e-5)
+    tokens, positions, segments, weights = (np.concatenate([x, x]) for x in batch)
+    doubled = Rows(tokens, positions, segments, weights)
+    assert float(loss_of(doubled)) == pytest.approx(loss, rel=1e-5)
 
 
 def test_the_gate_names_every_cell_below_it_and_no_other():
@@ -137,25 +139,25 @@ def test_an_untrained_model_fails_the_gate(model, tokenizer, monkeypatch):
     assert len(pretrain.failures(table)) == 2 * len(arithmetic.FAMILIES)
 
 
-def make(folder: Path, seed: int = 0) -> list[str]:
-    small = {"steps": 3, "warmup": 1, "rows": 2, "layers": 1, "width": 64, "mlp": 64}
-    with flagsaver.flagsaver(out=str(folder), seed=seed, log_every=1, **small):
-        return pretrain.make(folder)
+@pytest.fixture
+def parsed(monkeypatch) -> None:
+    """Flags at their defaults, as if no argument had been given."""
+    if not pretrain.FLAGS.is_parsed():
+        pretrain.FLAGS.mark_as_parsed()
 
 
+@pytest.mark.usefixtures("parsed")
 def test_the_same_seed_makes_the_same_files(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrain, "GATE_DOCUMENTS", 2)
     monkeypatch.setattr(pretrain, "TOKENIZER_DOCUMENTS", 1_500)
-    if not pretrain.FLAGS.is_parsed():
-        pretrain.FLAGS.mark_as_parsed()
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert make(tmp_path / name, seed), "three steps cannot pass the gate"
+    small = {"steps": 3, "warmup": 1, "rows": 2, "layers": 1, "width": 64, "mlp": 64}
+    files = []
+    for name in ("a", "b"):
+        with flagsaver.flagsaver(out=str(tmp_path / name), log_every=1, **small):
+            assert pretrain.make(tmp_path / name), "three steps cannot pass the gate"
+        files.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert "step 3/3" in capsys.readouterr().out
-    files = {
-        name: {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()}
-        for name in ("a", "b", "c")
-    }
-    assert set(files["a"]) == {
+    assert set(files[0]) == {
         "README.md",
         "config.json",
         "gate.json",
@@ -165,25 +167,36 @@ def test_the_same_seed_makes_the_same_files(tmp_path, monkeypatch, capsys):
         "tokenizer_config.json",
     }
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
-        assert files["a"][name] == files["b"][name]
-    assert files["a"]["model.safetensors"] != files["c"]["model.safetensors"]
+        assert files[0][name] == files[1][name]
 
 
+@pytest.mark.usefixtures("parsed")
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("options", "argv", "words"),
     [
-        (["--width=100"], "--width=100: expected a multiple of 64"),
-        (["--steps=50"], "--steps=50 leaves nothing after --warmup=100"),
-        (["more"], "unexpected argument 'more'"),
+        ({"width": 100}, [], "--width=100: expected a multiple of 64"),
+        ({"steps": 50}, [], "--steps=50 leaves nothing after --warmup=100"),
+        ({}, ["more"], "unexpected argument 'more'"),
     ],
 )
-def test_a_users_error_is_one_line_and_exit_code_2(tmp_path, arguments, words):
-    command = [sys.executable, "-m", "torl_jax.pretrain", f"--out={tmp_path / 'x'}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ASSET.parent.parent)
-    assert done.returncode == 2
-    assert words in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert not (tmp_path / "x").exists()
+def test_a_users_error_is_one_line_and_exit_code_2(tmp_path, capsys, options, argv, words):
+    out = tmp_path / "x"
+    with flagsaver.flagsaver(out=str(out), **options), pytest.raises(SystemExit) as stopped:
+        pretrain.main(["pretrain", *argv])
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("parsed")
+def test_a_failed_gate_is_exit_code_1_and_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pretrain, "make", lambda folder: ["gcd box 0.89"])
+    with flagsaver.flagsaver(out=str(tmp_path)), pytest.raises(SystemExit) as stopped:
+        pretrain.main(["pretrain"])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "gcd box 0.89" in line
 
 
 def test_the_shipped_base_passes_the_gate_as_its_card_says():

@@ -60,6 +60,7 @@ class Sampler:
     max_response: int = 3072
     segment: int = 32  # decode steps between two looks of the host
     extend_rows: int = 16  # rows of one extend call
+    ladder: tuple[int, ...] = (16, 64, 256)  # token counts that extend is compiled for
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -190,6 +191,10 @@ class Config:
             self.sampler.temperature > 0,
             f"config.sampler.temperature is {self.sampler.temperature}; training samples need "
             "a temperature above 0",
+        )
+        _need(
+            bool(self.sampler.ladder) and min(self.sampler.ladder) > 0,
+            f"config.sampler.ladder is {self.sampler.ladder}; expected numbers above 0",
         )
         for path in POSITIVE:
             section, key = path.split(".")

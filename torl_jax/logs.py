@@ -49,7 +49,7 @@ COLUMNS = (
     ("length", "rollout/response_length", 6, 1),
     ("entropy", "train/entropy", 7, 4),
     ("grad", "train/grad_norm", 5, 3),
-    ("tok/s", "rollout/tokens_per_second", 5, 0),
+    ("tok/s", "time/tokens_per_second", 5, 0),
     ("decode", "time/decode", 6, 2),
     ("tool", "time/tool", 4, 2),
     ("rwd", "time/reward", 4, 2),

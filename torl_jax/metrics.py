@@ -60,7 +60,7 @@ def rollout_ratios(episodes: Sequence[Episode], scores: Sequence[Score]) -> dict
                                never closed, a block is written but not executed)
       rollout/response_length  tokens after the prompt = model_tokens + tool_tokens
       rollout/model_tokens, rollout/tool_tokens  tokens by the policy, by the tool
-      rollout/tool_seconds_mean  seconds per executed block
+      time/tool_call  seconds per executed block
 
     Pre: a problem's episodes are all in the same batch, or usable_groups counts its
     parts as groups of their own.
@@ -82,7 +82,7 @@ def rollout_ratios(episodes: Sequence[Episode], scores: Sequence[Score]) -> dict
         "rollout/model_tokens": mean(episode.count(Author.POLICY) for episode, _ in done),
         "rollout/tool_tokens": mean(episode.count(Author.TOOL) for episode, _ in done),
         **ends,
-        "rollout/tool_seconds_mean": mean(seen.seconds for seen in ran),
+        "time/tool_call": mean(seen.seconds for seen in ran),
         "rollout/infra_failure_ratio": ends["rollout/end_abort"],
         "rollout/usable_groups": usable_groups(pairs),
     }

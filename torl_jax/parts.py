@@ -133,6 +133,7 @@ def engine(
         end_V=end_V,
         pause_V=pause_tokens(text, stops, rows=shape.vocab_size),
         vocab=len(text),
+        ladder=cfg.sampler.ladder,
     )
 
 

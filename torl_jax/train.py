@@ -94,6 +94,8 @@ class Trainer:
         cfg, done = self.cfg, start
         saved = start if start else None
         row: dict[str, float] = {}
+        self.load(state, start)
+        self.rollout.engine.warm_up()
         try:
             if start == 0:
                 self.writer.write(0, self.evaluate(state, 0))
@@ -149,10 +151,10 @@ class Trainer:
         row |= rollout_stats(episodes, scores)
         written = sum(episode.count(Author.POLICY) for episode in episodes)
         row |= {
-            "rollout/tokens_per_second": written / (sampled - begin),
-            "rollout/overshoot_ratio": tally.rewound_tokens / max(tally.decoded_tokens, 1),
-            "rollout/slot_use": written / max(tally.slot_steps, 1),
-            "rollout/read_tokens": float(tally.read_tokens),
+            "time/tokens_per_second": written / (sampled - begin),
+            "time/overshoot_ratio": tally.rewound_tokens / max(tally.decoded_tokens, 1),
+            "time/slot_use": written / max(tally.slot_steps, 1),
+            "time/read_tokens": float(tally.read_tokens),
             "time/decode": tally.seconds,
             "time/tool": collected.tool_seconds,
             "time/reward": graded - sampled,
@@ -271,7 +273,8 @@ def train(cfg: config.Config, workdir: epath.Path) -> None:
                 f"{len(training)} training problems; config.rl.problems_per_step asks for "
                 f"{cfg.rl.problems_per_step}"
             )
-        say(f"sandbox level: {box.level}; model: {shape.parameter_count:,} parameters")
+        why = f" ({box.why})" if box.why else ""
+        say(f"sandbox level: {box.level}{why}; model: {shape.parameter_count:,} parameters")
         if start:
             say(
                 f"resuming after step {start}"

@@ -58,7 +58,7 @@ def test_a_question_names_its_operands_and_they_are_short(family):
 
 
 def test_the_readme_question_is_a_product_of_this_family():
-    assert "What is 347*28+91?" == FAMILIES["product"].phrasings[0].format(347, 28, 91)
+    assert FAMILIES["product"].phrasings[0].format(347, 28, 91) == "What is 347*28+91?"
     assert FAMILIES["product"].answer(347, 28, 91) == 9807
     drawn = [operands_of(0, i, ("product",))[1] for i in range(3_000)]
     assert {347} & {a for a, _, _ in drawn} and {28} & {b for _, b, _ in drawn}

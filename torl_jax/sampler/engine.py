@@ -27,8 +27,6 @@ from torl_jax.sampler.decode import Marks, Rows, decode_segment, extend, fork
 from torl_jax.sampler.sampling import Settings
 from torl_jax.sampler.slots import Slot, Table
 
-LADDER = (16, 64, 256)
-
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
@@ -66,9 +64,12 @@ class Engine:
         end_V: np.ndarray,
         pause_V: np.ndarray,
         vocab: int,
-        ladder: Sequence[int] = LADDER,
+        ladder: Sequence[int],
     ) -> None:
-        """`capacity`: tokens a row; `vocab`: ids from here on are never sampled."""
+        """`capacity`: tokens a row; `vocab`: ids from here on are never sampled.
+
+        `ladder`: lengths that `extend` is compiled for; longer texts take several calls.
+        """
         self.model, self.capacity, self.vocab = model, capacity, vocab
         self.segment, self.extend_rows = segment, extend_rows
         self.ladder = tuple(sorted({min(step, capacity) for step in ladder}))
@@ -86,6 +87,20 @@ class Engine:
             raise RuntimeError("weights are loaded between rollouts: some slots are still taken")
         self.params, self.key, self.settings = params, key, settings
         self.table = Table(len(self.table.slots))
+
+    def warm_up(self) -> None:
+        """Compiles every program by running it on nobody's rows; needs `load` first."""
+        B, R = len(self.table.slots), self.extend_rows
+        none_R, zero_R = np.full(R, B, np.int32), np.zeros(R, np.int32)
+        for step in self.ladder:
+            tokens_RT = np.zeros((R, step), np.int32)
+            self.cache = extend(
+                self.params, self.cache, none_R, zero_R, zero_R, tokens_RT, model=self.model
+            )
+        for span in {*self.ladder, self.capacity}:
+            self.cache = fork(self.cache, zero_R, none_R, span=span)
+        self.decode()
+        self.reset_tally()
 
     def reset_tally(self) -> Tally:
         """The tally so far; counting starts again from zero."""

@@ -1,0 +1,191 @@
+"""The whole program through its real entry point: runs, dies, resumes, complains."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = [
+    "--config=configs/quickstart.py",
+    "--config.model.path=/tmp/h/lead/base",
+    "--config.rl.problems_per_step=4",
+    "--config.rl.group_size=4",
+    "--config.sampler.slots=16",
+    "--config.data.eval_problems=6",
+    "--config.eval.every=2",
+    "--config.checkpoint.every=1",
+    "--config.run.steps=4",
+    "--config.run.dump_every=2",
+    "--config.sandbox.workers=1",
+]
+# What a clock says differs from run to run; everything else must not.
+CLOCKED = "time/"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One compilation cache for all runs: what is tested is not the compiler."""
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "",
+    }
+
+
+def start(workdir, environment, *more) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torl_jax.train", f"--workdir={workdir}", *TINY, *more]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(workdir, environment, *more) -> str:
+    process = start(workdir, environment, *more)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def rows(workdir) -> list[dict]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def timeless(workdir) -> list[dict]:
+    return [
+        {name: x for name, x in row.items() if not name.startswith(CLOCKED)} for row in rows(workdir)
+    ]
+
+
+def params(workdir, step):
+    from torl_jax.policy import load
+
+    tree = load(str(workdir / "checkpoints" / str(step))).params
+    return {str(i): x for i, x in enumerate(_leaves(tree))}
+
+
+def _leaves(tree):
+    if isinstance(tree, dict):
+        for key in sorted(tree):
+            yield from _leaves(tree[key])
+    else:
+        yield np.asarray(tree)
+
+
+def wait_for_rows(workdir, count, process):
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        path = workdir / "metrics.jsonl"
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    raise AssertionError(f"no {count} rows within the time")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, environment):
+    """A run that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, run(workdir, environment)
+
+
+def test_a_run_leaves_what_it_promises(whole):
+    workdir, out = whole
+    assert "sandbox level" in out and "reward" in out
+    found = rows(workdir)
+    assert [row["step"] for row in found] == [0, 1, 2, 3, 4]
+    for row in found[1:]:
+        assert {
+            "rollout/reward", "rollout/accuracy", "rollout/code_ratio", "rollout/pass_ratio",
+            "rollout/response_length", "train/entropy", "train/grad_norm",
+            "time/tokens_per_second", "time/decode", "time/tool", "time/reward", "time/update",
+        } <= row.keys()  # fmt: skip
+    for row in (found[0], found[2], found[4]):
+        assert {"eval/accuracy", "eval/greedy_accuracy", "eval/accuracy_product"} <= row.keys()
+    assert "eval/accuracy" not in found[1]
+    assert list((workdir / "tensorboard").iterdir())
+    assert sorted(p.name for p in (workdir / "episodes").glob("*.txt")) == [
+        "eval-000000.txt", "eval-000002.txt", "eval-000004.txt",
+        "train-000001.txt", "train-000002.txt", "train-000004.txt",
+    ]  # fmt: skip
+    assert json.loads((workdir / "config.json").read_text())["rl"]["group_size"] == 4
+
+
+def test_sampler_and_learner_agree(whole):
+    for row in rows(whole[0])[1:]:
+        assert row["train/agreement_max"] < 1e-4
+        assert row["train/agreement_mean"] <= row["train/agreement_max"]
+
+
+def test_nothing_compiles_after_the_first_step(whole):
+    first, *later = [row["time/compilations"] for row in rows(whole[0])[1:]]
+    assert first > 0 and later == [0, 0, 0]
+
+
+def test_kill_9_and_resume_is_as_if_nothing_happened(whole, environment, tmp_path):
+    process = start(tmp_path, environment)
+    # Rows 0 .. 2 are there: somewhere in step 3, before, in or after its checkpoint.
+    wait_for_rows(tmp_path, 3, process)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert len(rows(tmp_path)) < 5
+    out = run(tmp_path, environment)
+    assert "resuming after step" in out
+    assert timeless(tmp_path) == timeless(whole[0])
+    mine, theirs = params(tmp_path, 4), params(whole[0], 4)
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        np.testing.assert_array_equal(mine[name], theirs[name])
+
+
+def test_ctrl_c_saves_exits_and_resumes(whole, environment, tmp_path):
+    process = start(tmp_path, environment, "--config.checkpoint.every=100")
+    wait_for_rows(tmp_path, 2, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "saved; the same command goes on" in out
+    assert "Traceback" not in err
+    done = rows(tmp_path)[-1]["step"]
+    assert done < 4 and (tmp_path / "checkpoints" / str(done)).is_dir()
+    run(tmp_path, environment, "--config.checkpoint.every=100")
+    assert timeless(tmp_path) == timeless(whole[0])
+
+
+def fails(environment, *args) -> str:
+    command = [sys.executable, "-m", "torl_jax.train", *args]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+    return line
+
+
+def test_a_checkpoint_of_another_experiment_is_refused(whole, environment):
+    before = {p: p.stat().st_mtime_ns for p in whole[0].rglob("*")}
+    line = fails(environment, f"--workdir={whole[0]}", *TINY, "--config.rl.group_size=8")
+    assert "config.rl.group_size=4" in line and "8" in line
+    assert {p: p.stat().st_mtime_ns for p in whole[0].rglob("*")} == before
+
+
+def test_more_steps_of_a_finished_run_go_on(whole, environment, tmp_path):
+    import shutil
+
+    workdir = tmp_path / "copy"
+    shutil.copytree(whole[0], workdir)
+    out = run(workdir, environment, "--config.run.steps=5")
+    assert "changed: run.steps" in out
+    assert [row["step"] for row in rows(workdir)] == [0, 1, 2, 3, 4, 5]
+    assert timeless(workdir)[:5] == timeless(whole[0])

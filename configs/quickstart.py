@@ -6,15 +6,14 @@ MODEL     assets/tiny-base, made by `python -m torl_jax.pretrain`
 """
 
 from pathlib import Path
-
-import ml_collections
+from typing import Any
 
 from configs import base
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config() -> Any:
     """The quickstart."""
     c = base.get_config()
     c.model.path = str(ASSETS / "tiny-base")

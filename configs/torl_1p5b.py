@@ -17,7 +17,7 @@ Deviations from the released code, numbered as in docs/paper_index.md:
   5. Sampling keys fold in the step, so that a second visit draws new samples.
 """
 
-import ml_collections
+from typing import Any
 
 from configs import base
 from torl_jax.errors import UserError
@@ -36,7 +36,7 @@ SMOKE_MODEL = {
 }
 
 
-def get_config(argument: str = "") -> ml_collections.ConfigDict:
+def get_config(argument: str = "") -> Any:
     """The paper's recipe; the argument `smoke` shrinks it to a CPU."""
     c = base.get_config()
     c.model.dtype = "bfloat16"
@@ -75,11 +75,11 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     return c
 
 
-def smoke(c: ml_collections.ConfigDict) -> None:
+def smoke(c: Any) -> None:
     """Shrinks model, lengths and batch; tokenizer, prompt, rows and tool calls stay real."""
     c.model.random = True
     c.model.dtype = "float32"
-    c.model.overrides = ml_collections.ConfigDict(SMOKE_MODEL)
+    c.model.overrides = SMOKE_MODEL
     c.data.eval_problems = 4
     c.sampler.slots = 8
     c.sampler.max_prompt = 256

@@ -9,12 +9,12 @@ HARDWARE  the paper: 8 x A800 80 GB. Here: TPU v5p:2x2x4
 Deviations: those of configs/torl_1p5b.py. The paper's curves for 7B end at about step 560.
 """
 
-import ml_collections
+from typing import Any
 
 from configs import torl_1p5b
 
 
-def get_config(argument: str = "") -> ml_collections.ConfigDict:
+def get_config(argument: str = "") -> Any:
     """The paper's recipe; the argument `smoke` shrinks it to a CPU."""
     c = torl_1p5b.get_config(argument)
     if argument == "smoke":

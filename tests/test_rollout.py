@@ -36,7 +36,7 @@ class Script:
     """Stands where the policy's module stands; params["next_S"] says what follows."""
 
     config: ModelConfig = SHAPE
-    dtype: jnp.dtype = jnp.dtype("float32")
+    dtype: str = "float32"
 
     def apply(self, variables, tokens_BT, positions_BT, segments_BT=None, cache=None, window=None):
         params = variables["params"]
@@ -124,9 +124,7 @@ def test_a_call_runs_between_segments(make, tokenizer, box, segment, hint):
     assert [s.author for s in episode.segments] == [
         Author.PROMPT, Author.POLICY, Author.TOOL, Author.POLICY,
     ]  # fmt: skip
-    assert episode.response_text == (
-        CODE + "```output\n42\n```\nSo \\boxed{42}.<|endoftext|>"
-    )
+    assert episode.response_text == (CODE + "```output\n42\n```\nSo \\boxed{42}.<|endoftext|>")
     assert episode.end is End.EOS
     (turn,) = episode.turns
     assert turn.call == Call("print(6*7)\n") and turn.observation.passed
@@ -228,7 +226,7 @@ class Held:
 
     def release(self, order):
         for i in order:
-            code, future = self.waiting[i]
+            _, future = self.waiting[i]
             future.set_result(Observation("42", True, "ok"))
 
 

@@ -43,7 +43,12 @@ def environment(tmp_path_factory):
 def start(workdir, environment, *more) -> subprocess.Popen:
     command = [sys.executable, "-m", "torl_jax.train", f"--workdir={workdir}", *TINY, *more]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -61,7 +66,8 @@ def rows(workdir) -> list[dict]:
 
 def timeless(workdir) -> list[dict]:
     return [
-        {name: x for name, x in row.items() if not name.startswith(CLOCKED)} for row in rows(workdir)
+        {name: x for name, x in row.items() if not name.startswith(CLOCKED)}
+        for row in rows(workdir)
     ]
 
 

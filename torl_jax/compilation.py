@@ -13,7 +13,7 @@ class Counter:
         self.seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **_: str | int) -> None:
+    def _listen(self, event: str, duration_secs: float, **_: object) -> None:
         if event == EVENT:
             self.count += 1
-            self.seconds += seconds
+            self.seconds += duration_secs

@@ -296,6 +296,8 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return dict(value.items())
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise UserError(f"{path} is {value!r}; expected {hint.__name__}")
+    if not isinstance(value, kind := typing.cast(type, hint)) or (
+        kind is int and isinstance(value, bool)
+    ):
+        raise UserError(f"{path} is {value!r}; expected {kind.__name__}")
     return value

@@ -25,9 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+from absl import flags
 from tokenizers import Tokenizer
 
+from torl_jax import cli
 from torl_jax.data import arithmetic, corpus, vocabulary
 from torl_jax.episode import Author
 from torl_jax.errors import UserError
@@ -265,10 +266,11 @@ Made from nothing but `torl_jax/data/corpus.py` by
 
 seed {seed}, {steps} steps, {seconds:.0f} s on {device}; last loss {loss:.4f} nats a token.
 
-Mixture: {direct:.0%} answered at sight, {code:.0%} by a program; of the programs {flawed:.0%} are
-flawed ({flaws}). After a program that failed visibly, {retry:.0%} try again with a right one, the
-others state the answer. Problems: {families}, in equal parts. Problems whose operands are held
-out (one in {held_out}) never occur in it.
+Mixture: {direct:.0%} answered at sight, {code:.0%} by a program; of the programs
+{flawed:.0%} have a flaw ({flaws}).
+After a program that failed visibly {retry:.0%} try again with a right one, the others state the
+answer. Problems: {families}; all equally often, sums twice.
+Problems whose operands are held out (one in {held_out}) never occur in it.
 
 ## The gate
 
@@ -359,37 +361,28 @@ def make(folder: Path) -> list[str]:
     return failures(table)
 
 
-def main(argv: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Exit codes: 0 made and passed, 1 made but below the gate, 2 a user's error."""
-    try:
-        if len(argv) > 1:
-            raise UserError(
-                f"unexpected argument {argv[1]!r}: every option is a --flag (see --help)"
-            )
-        if FLAGS.width % 64:
-            raise UserError(
-                f"--width={FLAGS.width}: expected a multiple of 64 (heads come in pairs)"
-            )
-        if FLAGS.steps <= FLAGS.warmup:
-            raise UserError(
-                f"--steps={FLAGS.steps} leaves nothing after --warmup={FLAGS.warmup}: "
-                "raise the first or lower the second"
-            )
-        folder = Path(FLAGS.out)
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"--out={folder} is a file: name a folder to write")
-        failed = make(folder)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    if failed:
-        print(
-            f"gate failed (needed {GATE}): {', '.join(failed)}; train longer (--steps)",
-            file=sys.stderr,
+    if arguments:
+        raise UserError(f"unexpected argument {arguments[0]!r}: every option is a --flag")
+    if not FLAGS.out:
+        raise UserError("--out is missing: name the folder to write")
+    if FLAGS.width % 64:
+        raise UserError(f"--width={FLAGS.width}: expected a multiple of 64 (heads come in pairs)")
+    if FLAGS.steps <= FLAGS.warmup:
+        raise UserError(
+            f"--steps={FLAGS.steps} leaves nothing after --warmup={FLAGS.warmup}: "
+            "raise the first or lower the second"
         )
+    folder = Path(FLAGS.out)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out={folder} is a file: name a folder to write")
+    failed = make(folder)
+    if failed:
+        words = f"gate failed (needed {GATE}): {', '.join(failed)}; train longer (--steps)"
+        print(words, file=sys.stderr)
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("out")
-    app.run(main)
+    cli.run(main, __doc__ or "")

@@ -47,7 +47,7 @@ def ask(rollout: Rollout, question: str, number: int, console: Console) -> None:
     console.print("" if last.text.endswith("\n") else "\n", end="")
     ran = sum(turn.observation is not None for turn in episode.turns)
     written = episode.count(Author.POLICY)
-    note = f"[{episode.end}; {written} tokens, {ran} tool calls]" + f" {episode.error}".rstrip()
+    note = f"[{episode.end}; {written} tokens; tool calls: {ran}]" + f" {episode.error}".rstrip()
     console.print(Text(note, style="dim"))
 
 
@@ -75,7 +75,12 @@ def main(argv: list[str]) -> None:
         for number, question in enumerate(questions(argv, console)):
             settings = Settings.of(temperature=values.temperature)
             rollout.engine.load(params, jax.random.key(values.seed), settings)
-            ask(rollout, question, number, console)
+            try:
+                ask(rollout, question, number, console)
+            except UserError as error:
+                if argv:
+                    raise
+                console.print(Text(f"error: {error}", style="red"))
 
 
 if __name__ == "__main__":

@@ -336,4 +336,4 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Config file, FILE or FILE:ARGUMENT.")
     flags.DEFINE_string("workdir", None, "Where metrics, checkpoints and episodes go.")
-    cli.run(main, __doc__, with_config=True)
+    cli.run(main, __doc__ or "", with_config=True)

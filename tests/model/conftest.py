@@ -11,6 +11,8 @@ from torl_jax.model import heads
 from torl_jax.model.cache import Window
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
+from torl_jax.sampler.engine import Engine
+from torl_jax.sampler.sampling import Settings
 
 # Every axis has its own size, so that a transposed one cannot pass unseen.
 SHAPE = ModelConfig(
@@ -29,11 +31,15 @@ def make_params():
     """Random parameters of any shape: nothing is zero or one, so no weight can be ignored."""
 
     def make(shape: ModelConfig, seed: int = 0) -> dict:
-        tree = jax.device_get(initialise(shape, jax.random.key(seed)))
         rng = np.random.default_rng(seed)
-        return jax.tree.map(
-            lambda x: (x * 10 + rng.normal(size=x.shape) * 0.1).astype(np.float32), tree
-        )
+
+        def draw(path, x):
+            around = 1.0 if "norm" in path[-1].key else 0.0
+            spread = 0.2 if len(x.shape) > 2 else 0.1
+            return (around + spread * rng.normal(size=x.shape)).astype(np.float32)
+
+        abstract = jax.eval_shape(lambda: initialise(shape, jax.random.key(seed)))
+        return jax.tree_util.tree_map_with_path(draw, abstract)
 
     return make
 
@@ -85,3 +91,22 @@ def _extend(params, cache, rows_R, start_R, count_R, tokens_RT, model):
 def extend():
     """(params, cache, rows_R, start_R, count_R, tokens_RT) -> (hidden [R, T, D], cache)."""
     return functools.partial(_extend, model=Transformer(SHAPE))
+
+
+@pytest.fixture(scope="session")
+def greedy():
+    """(shape, params, prompt, count) -> the greedy continuation, as the engine samples it."""
+
+    def run(shape, params, prompt, count):
+        no_marks = np.zeros(shape.vocab_size, bool)
+        engine = Engine(
+            Transformer(shape), slots=2, capacity=128, segment=20, extend_rows=2,
+            end_V=no_marks, pause_V=no_marks, vocab=shape.vocab_size, ladder=(4, 16),
+        )  # fmt: skip
+        engine.load(params, jax.random.key(0), Settings.of(temperature=0.0))
+        slot = engine.admit(prompt, problem=0, sample=0, budget=count, watch=False)
+        while slot.remaining:
+            engine.decode()
+        return slot.tokens[len(prompt) :]
+
+    return run

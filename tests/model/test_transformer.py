@@ -64,7 +64,7 @@ CAPACITY, ROWS, STEP = 24, 4, 7
 
 @st.composite
 def schedules(draw):
-    """Lengths of all rows, and the calls that bring them there: {row: tokens} of two rows each."""
+    """Calls that write rows of any lengths in any order, each {row: (start, count)} of two rows."""
     lengths = draw(st.lists(st.integers(1, CAPACITY), min_size=ROWS, max_size=ROWS))
     at, calls = [0] * ROWS, []
     while open_rows := [r for r in range(ROWS) if at[r] < lengths[r]]:
@@ -74,28 +74,36 @@ def schedules(draw):
             call[r] = (at[r], draw(st.integers(1, min(STEP, lengths[r] - at[r]))))
             at[r] += call[r][1]
         calls.append(call)
-    return lengths, calls
+    return calls
+
+
+@pytest.fixture(scope="module")
+def replay(params, shape, hidden, extend):
+    """Makes a schedule's calls; yields (what the cache path gave, the dense path's) of each."""
+
+    def run(calls, tokens):
+        wanted = np.asarray(hidden(params, tokens))
+        # What an earlier owner of a row left behind must not be seen.
+        cache = jax.tree.map(lambda x: x + 3.0, Cache.zeros(shape, ROWS, CAPACITY, jnp.float32))
+        for call in calls:
+            rows, start, count = np.full(2, ROWS), np.zeros(2, int), np.zeros(2, int)
+            new = np.zeros((2, STEP), int)
+            for i, (row, (begin, length)) in enumerate(call.items()):
+                rows[i], start[i], count[i] = row, begin, length
+                new[i, :length] = tokens[row, begin : begin + length]
+            out, cache = extend(params, cache, rows, start, count, new)
+            for i, (row, (begin, length)) in enumerate(call.items()):
+                yield out[i, :length], wanted[row, begin : begin + length]
+
+    return run
 
 
 @settings(max_examples=25, deadline=None)
 @given(schedules(), st.integers(0, 2**16))
-def test_the_cache_path_is_the_dense_path(params, shape, hidden, extend, schedule, seed):
-    lengths, calls = schedule
+def test_the_cache_path_is_the_dense_path(replay, calls, seed):
     tokens = np.random.default_rng(seed).integers(0, 48, (ROWS, CAPACITY))
-    wanted = np.asarray(hidden(params, tokens))
-    # What an earlier owner of a row left behind must not be seen.
-    cache = jax.tree.map(lambda x: x + 3.0, Cache.zeros(shape, ROWS, CAPACITY, jnp.float32))
-    for call in calls:
-        rows, start, count = np.full(2, ROWS), np.zeros(2, int), np.zeros(2, int)
-        new = np.zeros((2, STEP), int)
-        for i, (row, (begin, length)) in enumerate(call.items()):
-            rows[i], start[i], count[i] = row, begin, length
-            new[i, :length] = tokens[row, begin : begin + length]
-        out, cache = extend(params, cache, rows, start, count, new)
-        for i, (row, (begin, length)) in enumerate(call.items()):
-            np.testing.assert_allclose(
-                out[i, :length], wanted[row, begin : begin + length], atol=2e-5
-            )
+    for got, wanted in replay(calls, tokens):
+        np.testing.assert_allclose(got, wanted, atol=2e-5)
 
 
 def test_an_extend_writes_its_own_tokens_and_nothing_else(params, shape, extend):

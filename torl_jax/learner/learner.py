@@ -8,6 +8,7 @@ than one, the later steps are off-policy by the earlier ones, so the log-probs o
 the policy that sampled ("old") are computed for all of them before the first.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -73,9 +74,11 @@ class Learner:
         """One optimiser step a minibatch; statistics are averaged over the steps."""
         placed = [self.place(batch) for batch in batches]
         if len(placed) > 1:
-            placed = [b.replace(old_logp=self._logp(state.params, b)) for b in placed]
+            placed = [dataclasses.replace(b, old_logp=self._logp(state.params, b)) for b in placed]
         if self.reference is not None:
-            placed = [b.replace(ref_logp=self._logp(self.reference, b)) for b in placed]
+            placed = [
+                dataclasses.replace(b, ref_logp=self._logp(self.reference, b)) for b in placed
+            ]
         collected = []
         for batch in placed:
             state, stats = self._update(

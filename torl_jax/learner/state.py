@@ -1,5 +1,7 @@
 """What learning changes: parameters, optimiser state, and the number of steps taken."""
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,9 @@ from torl_jax.parallel import sharding
 class TrainState:
     """params: float32 master weights; step: optimiser steps taken (a rollout may have several)."""
 
-    params: dict
+    params: Any
     opt_state: optax.OptState
-    step: jax.Array
+    step: Any
 
 
 def create(params: dict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

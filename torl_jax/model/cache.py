@@ -52,7 +52,7 @@ def write(cache: Cache, layer: jax.Array, window: Window, k_RTKH, v_RTKH) -> Cac
     """Puts the new keys and values of one layer in place."""
     rows_R = jnp.arange(k_RTKH.shape[0]) if window.rows_R is None else window.rows_R
     where = (layer, rows_R[:, None], window.positions_RT)
-    return cache.replace(
+    return Cache(
         k_LBSKH=cache.k_LBSKH.at[where].set(k_RTKH.astype(cache.k_LBSKH.dtype), mode="drop"),
         v_LBSKH=cache.v_LBSKH.at[where].set(v_RTKH.astype(cache.v_LBSKH.dtype), mode="drop"),
     )

@@ -10,6 +10,17 @@ from typing import Any
 
 from torl_jax.errors import UserError
 
+SIZES = ("vocab_size", "d_model", "layers", "heads", "kv_heads", "head_dim", "d_mlp")
+# Our name of each size -> the published one.
+PUBLISHED = {
+    "vocab_size": "vocab_size",
+    "d_model": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "d_mlp": "intermediate_size",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -30,6 +41,10 @@ class ModelConfig:
     eos_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in SIZES:
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise UserError(f"the model's {name} is {value!r}; expected a whole number above 0")
         if self.heads % self.kv_heads:
             raise UserError(
                 f"the model has {self.heads} query heads and {self.kv_heads} kv heads; "
@@ -41,6 +56,8 @@ class ModelConfig:
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "ModelConfig":
         """From the contents of a published `config.json` (Qwen2 family)."""
+        if not isinstance(raw, Mapping):
+            raise UserError(f"config.json holds {type(raw).__name__}; expected an object")
         if raw.get("model_type") != "qwen2":
             raise UserError(
                 f"config.json says model_type={raw.get('model_type')!r}; supported: 'qwen2'"
@@ -57,16 +74,12 @@ class ModelConfig:
             raise UserError(f"config.json has rope_type={rope['rope_type']!r}; expected 'default'")
         eos = raw.get("eos_token_id")
         try:
+            sizes = {name: _whole(raw, key) for name, key in PUBLISHED.items()}
             return cls(
-                vocab_size=raw["vocab_size"],
-                d_model=raw["hidden_size"],
-                layers=raw["num_hidden_layers"],
-                heads=raw["num_attention_heads"],
-                kv_heads=raw["num_key_value_heads"],
-                head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
-                d_mlp=raw["intermediate_size"],
-                rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10_000.0))),
-                norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+                **sizes,
+                head_dim=_head_dim(raw, sizes["d_model"], sizes["heads"]),
+                rope_theta=_real(rope if "rope_theta" in rope else raw, "rope_theta", 10_000.0),
+                norm_eps=_real(raw, "rms_norm_eps", 1e-6),
                 tied=bool(raw.get("tie_word_embeddings", False)),
                 max_positions=raw.get("max_position_embeddings", 32768),
                 eos_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
@@ -76,6 +89,7 @@ class ModelConfig:
 
     def to_hf(self) -> dict[str, Any]:
         """A `config.json` that transformers (4 and 5) and `from_hf` read alike."""
+        eos = list(self.eos_ids)
         return {
             "architectures": ["Qwen2ForCausalLM"],
             "model_type": "qwen2",
@@ -91,7 +105,7 @@ class ModelConfig:
             "rms_norm_eps": self.norm_eps,
             "tie_word_embeddings": self.tied,
             "max_position_embeddings": self.max_positions,
-            "eos_token_id": self.eos_ids[0] if len(self.eos_ids) == 1 else list(self.eos_ids),
+            "eos_token_id": eos if len(eos) > 1 else eos[0] if eos else None,
             "use_sliding_window": False,
             "attention_dropout": 0.0,
             "torch_dtype": "float32",
@@ -105,3 +119,28 @@ class ModelConfig:
         block = attention + bias + 3 * self.d_model * self.d_mlp + 2 * self.d_model
         embeddings = self.vocab_size * self.d_model * (1 if self.tied else 2)
         return self.layers * block + embeddings + self.d_model
+
+
+def _whole(raw: Mapping[str, Any], key: str) -> int:
+    value = raw[key]
+    if type(value) is not int or value < 1:
+        raise UserError(f"config.json has {key}={value!r}; expected a whole number above 0")
+    return value
+
+
+def _real(raw: Mapping[str, Any], key: str, default: float) -> float:
+    value = raw.get(key, default)
+    if type(value) not in (int, float) or value <= 0:
+        raise UserError(f"config.json has {key}={value!r}; expected a number above 0")
+    return float(value)
+
+
+def _head_dim(raw: Mapping[str, Any], d_model: int, heads: int) -> int:
+    if raw.get("head_dim") is not None:
+        return _whole(raw, "head_dim")
+    if d_model % heads:
+        raise UserError(
+            f"config.json has hidden_size={d_model} and num_attention_heads={heads}, which does "
+            "not divide it, and no head_dim"
+        )
+    return d_model // heads

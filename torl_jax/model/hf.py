@@ -22,6 +22,8 @@ from torl_jax.model.config import ModelConfig
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+HEAD = "lm_head.weight"
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 # Buffers that old exports carry along; they hold no information.
 IGNORED = (".rotary_emb.inv_freq",)
 
@@ -44,7 +46,7 @@ def table(c: ModelConfig) -> list[Weight]:
         Weight(("final_norm_D",), "model.norm.weight", (D,), (D,), False),
     ]
     if not c.tied:
-        rows.append(Weight(("head_DV",), "lm_head.weight", (D, V), (V, D), True))
+        rows.append(Weight(("head_DV",), HEAD, (D, V), (V, D), True))
 
     def block(path: tuple[str, ...], name: str, shape, published, transpose: bool) -> None:
         rows.append(
@@ -85,18 +87,35 @@ def is_model(folder: str | os.PathLike[str]) -> bool:
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
-    """Published name -> file that holds it, from the index or the single file."""
-    if (folder / INDEX).is_file():
-        where = json.loads((folder / INDEX).read_text())["weight_map"]
-        files = {name: folder / file for name, file in where.items()}
-    elif (folder / SINGLE).is_file():
-        files = dict.fromkeys(_names(folder / SINGLE), folder / SINGLE)
-    else:
-        raise UserError(f"no {SINGLE} and no {INDEX} in {folder}: the weights are missing")
-    absent = sorted({str(path.name) for path in files.values() if not path.is_file()})
+    """Published name -> file that holds it, as the files themselves say.
+
+    With an index, each weight must lie in the file that the index names, and nowhere else.
+    """
+    if not (folder / INDEX).is_file():
+        if not (folder / SINGLE).is_file():
+            raise UserError(f"no {SINGLE} and no {INDEX} in {folder}: the weights are missing")
+        return dict.fromkeys(_names(folder / SINGLE), folder / SINGLE)
+    where = _read_index(folder / INDEX)
+    absent = sorted({file for file in where.values() if not (folder / file).is_file()})
     if absent:
         raise UserError(f"{folder / INDEX} names {absent[0]}, which is not in the folder")
-    return files
+    held = [(name, file) for file in sorted(set(where.values())) for name in _names(folder / file)]
+    wrong = sorted(set(held) ^ set(where.items()))
+    if wrong:
+        name, file = wrong[0]
+        found, says = ("has", "not so") if wrong[0] in held else ("lacks", "otherwise")
+        raise UserError(f"{folder / file} {found} weight {name}; {INDEX} says {says}")
+    return {name: folder / file for name, file in held}
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    try:
+        where = json.loads(path.read_text())["weight_map"]
+        return {str(name): str(file) for name, file in where.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{path} is no index of weights ({type(error).__name__}: {error}); fetch it again"
+        ) from None
 
 
 def _names(path: Path) -> list[str]:
@@ -116,7 +135,8 @@ def load(folder: str | os.PathLike[str]) -> tuple[ModelConfig, dict]:
     expected = {name for row in rows for name in _published(row, config.layers)}
     extra = sorted(n for n in files if n not in expected and not n.endswith(IGNORED))
     # A tied model's file may repeat the embedding under the head's name.
-    extra = [n for n in extra if not (config.tied and n == "lm_head.weight")]
+    repeated = config.tied and HEAD in files
+    extra = [n for n in extra if not (repeated and n == HEAD)]
     missing = sorted(expected - files.keys())
     if missing or extra:
         kind, names = ("lacks", missing) if missing else ("has an unknown", extra)
@@ -139,6 +159,11 @@ def load(folder: str | os.PathLike[str]) -> tuple[ModelConfig, dict]:
     for row in rows:
         layers = [_ours(row, fetch(name), name, folder) for name in _published(row, config.layers)]
         _put(params, row.path, np.stack(layers) if row.path[0] == "blocks" else layers[0])
+    if repeated and not np.array_equal(fetch(HEAD).astype(np.float32), params["embed_VD"]):
+        raise UserError(
+            f"{folder}: {HEAD} differs from the embedding, config.json says tied; "
+            "set tie_word_embeddings to false there"
+        )
     return config, params
 
 
@@ -153,6 +178,8 @@ def _ours(row: Weight, array: np.ndarray, name: str, folder: Path) -> np.ndarray
         raise UserError(
             f"{folder}: {name} has shape {array.shape}, config.json says {row.published}"
         )
+    if array.dtype.name not in DTYPES:
+        raise UserError(f"{folder}: {name} is {array.dtype.name}; expected {', '.join(DTYPES)}")
     array = array.T if row.transpose else array
     return np.ascontiguousarray(array, dtype=np.float32).reshape(row.shape)
 

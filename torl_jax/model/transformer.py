@@ -11,6 +11,7 @@ it is the sampler's (any rows, any lengths).
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -124,11 +125,13 @@ class Transformer(nn.Module):
         else:
             mask = positions_BT[:, :, None] >= jnp.arange(cache.capacity)
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        # (layer, positions, mask, window); flax's annotation knows single axes only.
+        in_axes: Any = (0, nn.broadcast, nn.broadcast, nn.broadcast)
         scanned = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            in_axes=in_axes,
             length=c.layers,
         )
         (x_BTD, cache), _ = scanned(c, name="blocks")(
@@ -141,7 +144,7 @@ class Transformer(nn.Module):
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
-def initialise(config: ModelConfig, key: jax.Array) -> dict:
+def initialise(config: ModelConfig, key: jax.Array) -> Any:
     """Random float32 parameters (normal 0.02, norms 1, biases 0)."""
     dummy = jnp.zeros((1, 1), jnp.int32)
     return Transformer(config).init(key, dummy, dummy)["params"]

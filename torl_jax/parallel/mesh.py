@@ -1,6 +1,7 @@
 """The training mesh: axes data x fsdp x tp over the devices there are."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,9 +12,7 @@ from torl_jax.errors import UserError
 AXES = ("data", "fsdp", "tp")
 
 
-def make(
-    data: int = -1, fsdp: int = 1, tp: int = 1, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make(data: int = -1, fsdp: int = 1, tp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of `devices` (default: all); one size may be -1, "what is left"."""
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tp]

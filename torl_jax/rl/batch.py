@@ -7,11 +7,14 @@ with segment ids; a packed row trains exactly as its episodes would alone.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import numpy as np
 
 from torl_jax.episode import Author, Episode
+
+Array = Any  # numpy on the host, jax once placed on the mesh
 
 
 @flax.struct.dataclass
@@ -23,16 +26,16 @@ class TrainBatch:
     by `learner.annotate` where the algorithm needs them.
     """
 
-    tokens: np.ndarray
-    positions: np.ndarray
-    segments: np.ndarray
-    targets: np.ndarray
-    mask: np.ndarray
-    sampler_logp: np.ndarray
-    advantage: np.ndarray
-    count: np.ndarray
-    old_logp: np.ndarray | None = None
-    ref_logp: np.ndarray | None = None
+    tokens: Array
+    positions: Array
+    segments: Array
+    targets: Array
+    mask: Array
+    sampler_logp: Array
+    advantage: Array
+    count: Array
+    old_logp: Array | None = None
+    ref_logp: Array | None = None
 
 
 def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:

@@ -7,7 +7,9 @@ becomes pending, and so on. Everything about a row is data (`Rows`), so lengths,
 budgets, calls and order never compile anything.
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import flax.struct
 import jax
@@ -18,6 +20,8 @@ from torl_jax.model.cache import Cache, Window
 from torl_jax.model.cache import fork as fork_rows
 from torl_jax.model.transformer import Transformer
 from torl_jax.sampler.sampling import Settings, sample
+
+Array = Any  # numpy on the host, jax in a program
 
 
 @flax.struct.dataclass
@@ -30,14 +34,14 @@ class Rows:
     live: takes part in this segment. problem, sample: the row's random keys.
     """
 
-    len_B: jax.Array
-    pending_B: jax.Array
-    place_B: jax.Array
-    budget_B: jax.Array
-    watch_B: jax.Array
-    live_B: jax.Array
-    problem_B: jax.Array
-    sample_B: jax.Array
+    len_B: Array
+    pending_B: Array
+    place_B: Array
+    budget_B: Array
+    watch_B: Array
+    live_B: Array
+    problem_B: Array
+    sample_B: Array
 
 
 @flax.struct.dataclass
@@ -69,8 +73,10 @@ def extend(params, cache: Cache, slots_R, start_R, count_R, tokens_RT, *, model:
     real_RT = offset_T < count_R[:, None]
     positions_RT = jnp.where(real_RT, start_R[:, None] + offset_T, cache.capacity)
     window = Window(rows_R=slots_R, positions_RT=positions_RT)
-    _, cache = model.apply({"params": params}, tokens_RT, positions_RT, cache=cache, window=window)
-    return cache
+    _, written = model.apply(
+        {"params": params}, tokens_RT, positions_RT, cache=cache, window=window
+    )
+    return written
 
 
 @functools.partial(jax.jit, static_argnames=("span",), donate_argnames=("cache",))
@@ -116,13 +122,14 @@ def decode_segment(
         return (sampled.steps < steps) & jnp.any(rows.live_B)
 
     def step(carry):
-        cache, rows, sampled = carry
-        positions_B1 = jnp.where(rows.live_B, rows.len_B, cache.capacity)[:, None]
-        hidden_B1D, cache = model.apply(
+        held, rows, sampled = carry
+        positions_B1 = jnp.where(rows.live_B, rows.len_B, held.capacity)[:, None]
+        written: Any
+        hidden_B1D, written = model.apply(
             {"params": params},
             rows.pending_B[:, None],
             positions_B1,
-            cache=cache,
+            cache=held,
             window=Window(rows_R=None, positions_RT=positions_B1),
         )
         logits_BV = heads.logits(params, hidden_B1D[:, 0], vocab)
@@ -133,10 +140,10 @@ def decode_segment(
             count_B=sampled.count_B + rows.live_B,
             steps=sampled.steps + 1,
         )
-        return cache, advance(rows, token_B, marks), sampled
+        return written, advance(rows, token_B, marks), sampled
 
-    cache, _, sampled = jax.lax.while_loop(unfinished, step, (cache, rows, sampled))
-    return cache, sampled
+    filled, _, sampled = jax.lax.while_loop(unfinished, step, (cache, rows, sampled))
+    return filled, sampled
 
 
 def advance(rows: Rows, token_B: jax.Array, marks: Marks) -> Rows:
@@ -144,7 +151,8 @@ def advance(rows: Rows, token_B: jax.Array, marks: Marks) -> Rows:
     one_B = rows.live_B.astype(jnp.int32)
     budget_B = rows.budget_B - one_B
     halt_B = marks.end_V[token_B] | (marks.pause_V[token_B] & rows.watch_B) | (budget_B <= 0)
-    return rows.replace(
+    return dataclasses.replace(
+        rows,
         len_B=rows.len_B + one_B,
         pending_B=jnp.where(rows.live_B, token_B, rows.pending_B),
         place_B=rows.place_B + one_B,

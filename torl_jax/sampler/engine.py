@@ -25,7 +25,7 @@ from torl_jax.model.cache import Cache
 from torl_jax.model.transformer import Transformer
 from torl_jax.sampler.decode import Marks, Rows, decode_segment, extend, fork
 from torl_jax.sampler.sampling import Settings
-from torl_jax.sampler.slots import Slot, Table
+from torl_jax.sampler.slots import NOBODY, Slot, Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Engine:
         """Takes a free slot for a new row; `budget`: most tokens after the prompt."""
         if len(prompt) + budget > self.capacity:
             raise ValueError(f"{len(prompt)} + {budget} tokens exceed the capacity {self.capacity}")
-        waiting = [slot for slot in self.table.slots if slot.fork_from is not None]
+        waiting = [slot for slot in self.table.slots if slot.fork_from != NOBODY]
         slot = self.table.take(prompt, problem, sample, budget)
         slot.watch = watch
         # The slot may hold a prompt that rows admitted before have still to copy.
@@ -188,16 +188,16 @@ class Engine:
 
     def _read(self) -> None:
         """Brings every taken row's cache up to its pending token."""
-        waiting = [slot for slot in self.table.slots if slot.fork_from is not None]
+        waiting = [slot for slot in self.table.slots if slot.fork_from != NOBODY]
         slots = self.table.slots
         self._fork([s for s in waiting if slots[s.fork_from].cached >= s.prompt - 1])
-        while unread := [s for s in slots if s.taken and s.unread and s.fork_from is None]:
+        while unread := [s for s in slots if s.taken and s.unread and s.fork_from == NOBODY]:
             for step in self.ladder:
                 # A row's step depends on its own tokens alone, never on its neighbours'.
                 fits = [s for s in unread if self._step(s.unread) == step]
                 for i in range(0, len(fits), self.extend_rows):
                     self._extend(fits[i : i + self.extend_rows], step)
-        self._fork([slot for slot in slots if slot.fork_from is not None])
+        self._fork([slot for slot in slots if slot.fork_from != NOBODY])
 
     def _step(self, count: int) -> int:
         return next((step for step in self.ladder if step >= count), self.ladder[-1])
@@ -227,7 +227,7 @@ class Engine:
             span = max(self._span(slot.prompt - 1) for slot in some)
             self.cache = fork(self.cache, source_R, target_R, span=span)
             for slot in some:
-                slot.cached, slot.fork_from = slot.prompt - 1, None
+                slot.cached, slot.fork_from = slot.prompt - 1, NOBODY
             self.tally.forked_rows += len(some)
 
     def _span(self, count: int) -> int:

@@ -9,6 +9,8 @@ same problem finds the prompt already read, in its own slot or in another's.
 import dataclasses
 from collections.abc import Sequence
 
+NOBODY = -1
+
 
 @dataclasses.dataclass
 class Slot:
@@ -16,7 +18,8 @@ class Slot:
 
     tokens: all tokens of the row, prompt included. cached: how many of them the
     cache holds. prompt: how many of them are prompt. budget: most tokens after
-    the prompt. fork_from: the slot whose row is to be copied before the first use.
+    the prompt. fork_from: the slot whose row is to be copied before the first use, or
+    NOBODY.
     """
 
     index: int
@@ -29,7 +32,7 @@ class Slot:
     taken: bool = False
     live: bool = False
     watch: bool = False
-    fork_from: int | None = None
+    fork_from: int = NOBODY
 
     @property
     def unread(self) -> int:
@@ -76,7 +79,7 @@ class Table:
         wanted = len(prompt) - 1
         holders = [slot for slot in self.slots if slot.tokens[: len(prompt)] == prompt]
         ready = [slot for slot in holders if slot.cached >= wanted]
-        reading = [slot for slot in holders if slot.taken and slot.fork_from is None]
+        reading = [slot for slot in holders if slot.taken and slot.fork_from == NOBODY]
         free = [slot for slot in self.slots if not slot.taken]
         own = next((slot for slot in ready if not slot.taken), None)
         # A free slot that holds this prompt stays as it is for the samples that follow.
@@ -92,6 +95,6 @@ class Table:
             sample=sample,
             taken=True,
             live=True,
-            fork_from=None if own or source is None else source.index,
+            fork_from=NOBODY if own or source is None else source.index,
         )
         return self.slots[slot.index]

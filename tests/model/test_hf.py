@@ -1,0 +1,221 @@
+"""Hugging Face folders: the round trip is the identity, and import is strict both ways."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from torl_jax.errors import UserError
+from torl_jax.model import hf
+
+SHARD = 5_000  # bytes; the tiny model then needs several files
+
+
+def equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def model(request, shape, make_params):
+    shape = dataclasses.replace(shape, tied=request.param == "tied", eos_ids=(3,))
+    return shape, make_params(shape)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, shape, params):
+    """Two folders with the untied model: single and sharded."""
+    folder = tmp_path_factory.mktemp("models")
+    hf.save(folder / "single", shape, params)
+    hf.save(folder / "sharded", shape, params, shard_bytes=SHARD)
+    return folder
+
+
+@pytest.fixture
+def single(saved, tmp_path):
+    return shutil.copytree(saved / "single", tmp_path / "single")
+
+
+@pytest.fixture
+def sharded(saved, tmp_path):
+    return shutil.copytree(saved / "sharded", tmp_path / "sharded")
+
+
+def refused(folder) -> str:
+    """The one line that `load` refuses the folder with."""
+    with pytest.raises(UserError) as error:
+        hf.load(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def rewrite(path, change) -> None:
+    """Changes the tensors of a file in place."""
+    tensors = safetensors.numpy.load_file(path)
+    change(tensors)
+    safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("shard_bytes", [10**9, SHARD, 1])
+def test_round_trip(tmp_path, model, shard_bytes):
+    shape, params = model
+    hf.save(tmp_path, shape, params, shard_bytes=shard_bytes)
+    files = list(tmp_path.glob("*.safetensors"))
+    assert (len(files) == 1) is (shard_bytes == 10**9)
+    config, loaded = hf.load(tmp_path)
+    assert config == shape
+    equal(loaded, params)
+
+
+def test_shards_add_up_and_keep_their_size(sharded, params):
+    index = json.loads((sharded / hf.INDEX).read_text())
+    total = 4 * sum(x.size for x in jax.tree.leaves(params))
+    assert index["metadata"]["total_size"] == total
+    for path in sharded.glob("*.safetensors"):
+        tensors = safetensors.numpy.load_file(path)
+        assert sum(x.nbytes for x in tensors.values()) <= SHARD or len(tensors) == 1
+        assert {name for name, file in index["weight_map"].items() if file == path.name} == set(
+            tensors
+        )
+
+
+def test_the_published_layout(single, params):
+    """Two weights spelled out by hand: linear layers are published as [out, in]."""
+    tensors = safetensors.numpy.load_file(single / hf.SINGLE)
+    q_DNH = params["blocks"]["attention"]["q_DNH"][1]
+    np.testing.assert_array_equal(
+        tensors["model.layers.1.self_attn.q_proj.weight"], q_DNH.reshape(24, 60).T
+    )
+    o_NHD = params["blocks"]["attention"]["o_NHD"][2]
+    np.testing.assert_array_equal(
+        tensors["model.layers.2.self_attn.o_proj.weight"], o_NHD.reshape(60, 24).T
+    )
+
+
+def test_bfloat16(tmp_path, shape, params):
+    hf.save(tmp_path, shape, params, dtype="bfloat16")
+    _, loaded = hf.load(tmp_path)
+    equal(
+        loaded, jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), params)
+    )
+    assert json.loads((tmp_path / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+def test_float16_is_read(single, params):
+    def halve(tensors):
+        tensors.update({name: x.astype(np.float16) for name, x in tensors.items()})
+
+    rewrite(single / hf.SINGLE, halve)
+    equal(hf.load(single)[1], jax.tree.map(lambda x: x.astype(np.float16), params))
+
+
+def test_whole_numbers_are_not_weights(single):
+    name = "model.norm.weight"
+    rewrite(single / hf.SINGLE, lambda t: t.update({name: np.ones(24, np.int8)}))
+    assert name in refused(single) and "int8" in refused(single)
+
+
+def test_missing_weight(single):
+    rewrite(single / hf.SINGLE, lambda t: t.pop("model.layers.1.mlp.up_proj.weight"))
+    assert "lacks weight model.layers.1.mlp.up_proj.weight" in refused(single)
+
+
+def test_unknown_weight(single):
+    rewrite(single / hf.SINGLE, lambda t: t.update({"model.extra": np.ones(2, np.float32)}))
+    assert "unknown weight model.extra" in refused(single)
+
+
+def test_a_layer_too_many_is_unknown(single):
+    config = json.loads((single / "config.json").read_text())
+    (single / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    assert "unknown weight model.layers.2." in refused(single)
+
+
+def test_misshapen_weight(single):
+    name = "model.layers.0.self_attn.k_proj.weight"
+    # As many numbers in another shape: a reshape would take it.
+    rewrite(single / hf.SINGLE, lambda t: t.update({name: np.ascontiguousarray(t[name].T)}))
+    message = refused(single)
+    assert name in message and "(24, 20)" in message and "(20, 24)" in message
+
+
+def test_buffers_of_old_exports_are_ignored(single, params):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    rewrite(single / hf.SINGLE, lambda t: t.update({name: np.ones(5, np.float32)}))
+    equal(hf.load(single)[1], params)
+
+
+def test_a_tied_file_may_repeat_its_head_but_not_change_it(tmp_path, shape, make_params):
+    shape = dataclasses.replace(shape, tied=True)
+    params = make_params(shape)
+    hf.save(tmp_path, shape, params)
+    head = {"lm_head.weight": params["embed_VD"]}
+    rewrite(tmp_path / hf.SINGLE, lambda t: t.update(head))
+    equal(hf.load(tmp_path)[1], params)
+    rewrite(tmp_path / hf.SINGLE, lambda t: t.update({"lm_head.weight": params["embed_VD"] + 1}))
+    assert "lm_head.weight" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 20_000])
+def test_truncated_file(single, keep):
+    path = single / hf.SINGLE
+    path.write_bytes(path.read_bytes()[:keep])
+    assert hf.SINGLE in refused(single)
+
+
+def test_truncated_shard(sharded):
+    path = sorted(sharded.glob("*.safetensors"))[1]
+    path.write_bytes(path.read_bytes()[:-8])
+    assert path.name in refused(sharded)
+
+
+def test_absent_shard(sharded):
+    path = sorted(sharded.glob("*.safetensors"))[1]
+    path.unlink()
+    assert path.name in refused(sharded)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 1}}'])
+def test_damaged_index(sharded, text):
+    (sharded / hf.INDEX).write_text(text)
+    assert hf.INDEX in refused(sharded)
+
+
+def test_an_index_must_say_what_the_shards_hold(sharded):
+    """Neither a weight in another shard than it says, nor one that it leaves out."""
+    index = json.loads((sharded / hf.INDEX).read_text())
+    where = index["weight_map"]
+    files = sorted(set(where.values()))
+    name = "model.norm.weight"
+    other = next(file for file in files if file != where[name])
+    (sharded / hf.INDEX).write_text(json.dumps(index | {"weight_map": where | {name: other}}))
+    assert name in refused(sharded)
+    (sharded / hf.INDEX).write_text(json.dumps(index))
+    rewrite(sharded / other, lambda t: t.update({"model.extra": np.ones(2, np.float32)}))
+    assert "model.extra" in refused(sharded)
+    # The same weight in two shards: which of them counts?
+    rewrite(sharded / other, lambda t: (t.pop("model.extra"), t.update({name: np.ones(24, np.float32)})))
+    assert name in refused(sharded)
+
+
+def test_no_folder_no_config_no_weights(tmp_path, single):
+    assert "no config.json" in refused(tmp_path / "nowhere")
+    (single / hf.SINGLE).unlink()
+    assert hf.SINGLE in refused(single) and hf.INDEX in refused(single)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "{}"])
+def test_damaged_config(single, text):
+    (single / "config.json").write_text(text)
+    assert "config.json" in refused(single)
+
+
+def test_a_model_folder_is_known_by_its_config(single, tmp_path):
+    assert hf.is_model(single)
+    assert not hf.is_model(tmp_path)
+    (tmp_path / "config.json").write_text('{"run": {"seed": 0}}')
+    assert not hf.is_model(tmp_path)

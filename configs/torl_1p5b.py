@@ -86,7 +86,7 @@ def smoke(c: Any) -> None:
     c.sampler.max_response = 64
     c.sampler.segment = 16
     c.sampler.extend_rows = 4
-    c.rl.problems_per_step = 4
+    c.rl.problems_per_step = 2
     c.rl.group_size = 4
     c.learner.row_tokens = 320
     c.learner.microbatch_rows = 8

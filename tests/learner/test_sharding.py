@@ -1,0 +1,81 @@
+"""The mesh and the sharding alphabet."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from torl_jax.errors import UserError
+from torl_jax.parallel import mesh, sharding
+from torl_jax.parallel.handoff import handoff
+
+
+@pytest.fixture(scope="module")
+def cube():
+    return mesh.make(2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "wanted"),
+    [
+        ("embed_VD", (32, 16), P("tp", "fsdp")),
+        ("head_DV", (16, 32), P("fsdp", "tp")),
+        ("final_norm_D", (16,), P()),
+        ("attention_norm_D", (3, 16), P()),
+        ("q_DNH", (3, 16, 4, 6), P(None, "fsdp", "tp", None)),
+        ("q_bias_NH", (3, 4, 6), P(None, "tp", None)),
+        ("o_NHD", (3, 4, 6, 16), P(None, "tp", None, "fsdp")),
+        ("down_FD", (3, 20, 16), P(None, "tp", "fsdp")),
+    ],
+)
+def test_the_letters_give_the_partition(cube, name, shape, wanted):
+    assert sharding.spec(("blocks", name), shape, cube) == wanted
+
+
+def test_an_axis_that_does_not_divide_is_an_error_with_its_numbers(cube):
+    with pytest.raises(UserError) as error:
+        sharding.spec(("blocks", "attention", "k_DKH"), (3, 16, 3, 6), cube)
+    message = str(error.value)
+    for word in ("blocks.attention.k_DKH", "axis K of 3", "tp of 2", "divides 3"):
+        assert word in message
+    assert "\n" not in message
+
+
+def test_the_whole_state_is_sharded_and_nothing_silently_replicated(cube, learner, params):
+    state = learner(sizes=(2, 2, 2)).create(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        keys = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        split = leaf.size // np.prod(leaf.sharding.shard_shape(leaf.shape))
+        letters = keys[-1].rsplit("_", 1)[1] if keys else ""
+        wanted = 1
+        if len(letters) > 1:
+            wanted = 2 ** ("D" in letters) * 2 ** bool(set(letters) & set("VNKF"))
+        assert split == wanted, (keys, leaf.shape)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted"),
+    [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((1, 1, 8), (1, 1, 8))],
+)
+def test_mesh_sizes(sizes, wanted):
+    assert tuple(mesh.make(*sizes).shape.values()) == wanted
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (16, 1, 1)])
+def test_a_mesh_that_does_not_cover_the_devices(sizes):
+    with pytest.raises(UserError, match="does not cover 8 devices"):
+        mesh.make(*sizes)
+
+
+def test_rows_must_divide_over_the_mesh(learner):
+    with pytest.raises(UserError, match="microbatch_rows is 6.*multiple of 8"):
+        learner(rows=6, sizes=(8, 1, 1))
+
+
+def test_what_is_handed_over_outlives_the_state(learner, params, batch):
+    """The update takes the state's buffers; the sampler must own its own."""
+    state = learner().create(params)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    given = handoff(state.params, np.dtype("float32"), device)
+    learner().update(state, [batch()])
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(given), params)

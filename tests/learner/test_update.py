@@ -1,0 +1,183 @@
+"""Relations of one update: what must not change it, and what must."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from torl_jax.compilation import Counter
+from torl_jax.learner import step
+
+
+def updated(learner, params, batches):
+    """(new parameters, statistics) of one update of a fresh state."""
+    state, stats = learner.update(learner.create(params), batches)
+    return jax.device_get(state.params), stats
+
+
+def close(a, b, atol):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
+
+
+def same_stats(a, b):
+    assert a == pytest.approx(b, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def reference(learner, params, batch):
+    """The update of all episodes in one microbatch on one device."""
+    new, stats = updated(learner(), params, [batch()])
+    moved = [float(np.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (new, params)))]
+    assert min(moved) > 1e-3
+    return new, stats
+
+
+@pytest.mark.parametrize("rows", [4, 2])
+def test_microbatching_changes_nothing(learner, params, batch, reference, rows):
+    made = batch(rows=rows)
+    assert made.tokens.shape[0] == 8 // rows and made.count > 1
+    new, stats = updated(learner(rows=rows), params, [made])
+    close(new, reference[0], 1e-6)
+    same_stats(stats, reference[1])
+
+
+def test_packing_changes_nothing(learner, params, batch, reference):
+    loose, tight = batch(), batch(row_tokens=64)
+    filled = [int(b.segments.any(-1).sum()) for b in (loose, tight)]
+    assert filled[1] <= filled[0] / 2
+    new, stats = updated(learner(row_tokens=64), params, [tight])
+    close(new, reference[0], 1e-5)
+    same_stats(stats, reference[1])
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+def test_the_number_of_devices_changes_nothing(learner, params, batch, reference, sizes):
+    new, stats = updated(learner(sizes=sizes), params, [batch()])
+    close(new, reference[0], 1e-5)
+    same_stats(stats, reference[1])
+
+
+def test_untrained_places_may_hold_anything(learner, params, batch, reference):
+    """Prompt, tool and padding enter as context alone: as targets they are nothing."""
+    made, rng = batch(), np.random.default_rng(0)
+    junk = {
+        name: np.where(made.mask > 0, getattr(made, name), value).astype(getattr(made, name).dtype)
+        for name, value in {
+            "targets": rng.integers(0, 30, made.tokens.shape),
+            "sampler_logp": -1e9,
+            "advantage": 1e9,
+        }.items()
+    }
+    new, stats = updated(learner(), params, [dataclasses.replace(made, **junk)])
+    jax.tree.map(np.testing.assert_array_equal, new, reference[0])
+    assert stats == reference[1]
+    # As context they do count.
+    tokens = np.where(made.mask > 0, made.tokens, (made.tokens + 1) % 30)
+    _, stats = updated(learner(), params, [dataclasses.replace(made, tokens=tokens)])
+    assert stats["agreement_max"] > 1e-2
+
+
+def test_nothing_trained_changes_nothing(learner, params, batch):
+    masked = dataclasses.replace(batch(), mask=np.zeros_like(batch().mask))
+    for made in (masked, batch(keep=[False] * 8), batch(advantages=np.zeros(8, np.float32))):
+        new, stats = updated(learner(), params, [made])
+        assert stats["grad_norm"] == 0
+        jax.tree.map(np.testing.assert_array_equal, new, params)
+
+
+def test_dropped_episodes_are_as_if_never_sampled(learner, params, batch, reference):
+    keep = [True, True, True, False, True, True, False, False]
+    dropped, stats = updated(learner(), params, [batch(keep=keep)])
+    alone, _ = updated(learner(), params, [batch(np.flatnonzero(keep))])
+    close(dropped, alone, 1e-7)
+    assert stats["trained_tokens"] < reference[1]["trained_tokens"]
+
+
+def test_agreement(learner, params, batch, reference):
+    assert reference[1]["agreement_max"] < 1e-5
+    made = batch()
+    off = made.sampler_logp.copy()
+    m, b, t = np.argwhere(made.mask > 0)[3]
+    off[m, b, t] += 0.5
+    _, stats = updated(learner(), params, [dataclasses.replace(made, sampler_logp=off)])
+    assert stats["agreement_max"] == pytest.approx(0.5, abs=1e-4)
+    assert stats["agreement_mean"] == pytest.approx(0.5 / made.mask.sum(), abs=1e-5)
+
+
+def test_minibatches_share_the_log_probs_of_the_policy_that_sampled(learner, params, batch):
+    halves = [batch(slice(0, 4)), batch(slice(4, 8))]
+    state, stats = learner().update(learner().create(params), halves)
+    assert int(state.step) == 2
+    # Recomputed after the first step they would be another policy's.
+    assert stats["agreement_max"] < 1e-5
+    assert stats["approx_kl"] > 1e-4
+    assert stats["trained_tokens"] == sum(b.mask.sum() for b in halves) / 2
+    # By hand: the second step with the first policy's log-probs.
+    one, _ = learner().update(learner().create(params), halves[:1])
+    old = dataclasses.replace(halves[1], old_logp=halves[1].sampler_logp)
+    two, _ = learner().update(one, [old])
+    close(jax.device_get(two.params), jax.device_get(state.params), 1e-5)
+
+
+def test_kl_to_the_reference(learner, params, batch):
+    pulled = learner(kl_coef=1.0)
+    state = pulled.create(params)
+    still = batch(advantages=np.zeros(8, np.float32))
+    state, stats = pulled.update(state, [still])
+    assert stats["kl"] == pytest.approx(0, abs=1e-6) and stats["grad_norm"] < 1e-4
+    for _ in range(3):
+        state, _ = pulled.update(state, [batch()])
+    kls = []
+    for _ in range(10):
+        state, stats = pulled.update(state, [still])
+        kls.append(stats["kl"])
+    assert kls[0] > 1e-3 and kls[-1] < kls[0] / 2
+
+
+def test_the_loss_is_the_sum_of_its_terms(learner, params, batch):
+    objective = learner(kl_coef=0.5, kl_estimator="k1", entropy_coef=0.25).objective
+    one = jax.tree.map(lambda x: x[0] if np.ndim(x) else x, batch())
+    one = dataclasses.replace(one, ref_logp=one.sampler_logp - 0.1)
+    value, stats = jax.jit(step.loss, static_argnames="objective")(
+        params, one, one.mask.sum(), objective
+    )
+    assert stats["kl"] == pytest.approx(0.1, abs=1e-4)
+    assert 0 < stats["entropy"] < np.log(30)
+    wanted = stats["policy_loss"] + 0.5 * stats["kl"] - 0.25 * stats["entropy"]
+    assert value == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_untrained_places_cannot_blow_up_the_kl(learner, params, batch):
+    """A tool token that the reference finds likely and the policy does not."""
+    objective = learner(kl_coef=0.5).objective
+    one = jax.tree.map(lambda x: x[0] if np.ndim(x) else x, batch())
+    far = np.where(one.mask > 0, one.sampler_logp, np.float32(200.0))
+    one = dataclasses.replace(one, ref_logp=far)
+    gradient = jax.jit(jax.grad(step.loss, has_aux=True), static_argnames="objective")
+    grads, _ = gradient(params, one, one.mask.sum(), objective=objective)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(grads))
+
+
+def test_nothing_compiles_after_the_first_update(learner, params, batch):
+    """Whatever the episodes' lengths and how many are kept; on the sharded mesh too."""
+    jax.clear_caches()
+    sharded = learner(sizes=(2, 2, 2))
+    state = sharded.create(params)
+    state, _ = sharded.update(state, [batch()])
+    counter = Counter()
+    for keep in ([True] * 5 + [False] * 3, [False] * 7 + [True]):
+        state, _ = sharded.update(state, [batch(keep=keep)])
+    assert counter.count == 0
+    assert int(state.step) == 3
+
+
+def test_a_state_is_used_up_by_its_update(learner, params, batch):
+    before = jax.tree.map(np.copy, params)
+    state = learner().create(params)
+    new, _ = learner().update(state, [batch()])
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+    newer, _ = learner().update(new, [batch()])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(newer.params)))
+    # The caller's own arrays are not.
+    jax.tree.map(np.testing.assert_array_equal, params, before)

@@ -1,0 +1,79 @@
+"""Checkpoints: whole or not there, the last and the best, and only for their own run."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from torl_jax import config
+from torl_jax.checkpoint import Checkpoints, Meta, check_fits
+from torl_jax.errors import UserError
+from torl_jax.learner import optimizer, state
+from torl_jax.parallel import mesh
+
+CFG = config.Config()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    params = {"embed_VD": np.arange(32, dtype=np.float32).reshape(8, 4)}
+    return state.create(params, optimizer.make(CFG.optimizer), mesh.make(devices=jax.devices()[:1]))
+
+
+def at(trained, step):
+    params = jax.tree.map(lambda x: x + step, trained.params)
+    return dataclasses.replace(trained, params=params, step=trained.step + step)
+
+
+def test_round_trip_of_everything(trained, tmp_path):
+    saved = Checkpoints(tmp_path, keep=2)
+    saved.save(3, at(trained, 3), Meta(cursor=48, config=CFG), {})
+    saved.close()
+    again = Checkpoints(tmp_path, keep=2)
+    assert again.latest() == 3
+    assert again.meta(3) == Meta(cursor=48, config=CFG)
+    restored = again.restore(3, trained)
+    jax.tree.map(np.testing.assert_array_equal, restored, at(trained, 3))
+    jax.tree.map(lambda a, b: a.sharding == b.sharding or pytest.fail(), restored, trained)
+    alone = again.params(3, {"embed_VD": jax.ShapeDtypeStruct((8, 4), np.float32)})
+    np.testing.assert_array_equal(alone["embed_VD"], trained.params["embed_VD"] + 3)
+    again.close()
+
+
+def test_the_last_k_and_the_best_stay(trained, tmp_path):
+    saved = Checkpoints(tmp_path, keep=2)
+    for step, accuracy in enumerate([0.1, 0.9, 0.3, None, 0.5], start=1):
+        metrics = {} if accuracy is None else {"eval/accuracy": accuracy}
+        saved.save(step, at(trained, step), Meta(step, CFG), metrics)
+    saved.close()
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [2, 4, 5]
+
+
+def test_a_half_written_checkpoint_is_not_the_latest(trained, tmp_path):
+    saved = Checkpoints(tmp_path, keep=2)
+    saved.save(1, at(trained, 1), Meta(1, CFG), {})
+    saved.close()
+    # What a process killed in the middle of saving step 2 leaves behind.
+    (half,) = (tmp_path / "checkpoints").glob("1")
+    torn = half.with_name("2.orbax-checkpoint-tmp-0")
+    (torn / "state").mkdir(parents=True)
+    (torn / "state" / "d").write_bytes(b"half")
+    again = Checkpoints(tmp_path, keep=2)
+    assert again.latest() == 1
+    again.save(2, at(trained, 2), Meta(2, CFG), {})
+    again.close()
+    assert Checkpoints(tmp_path, keep=2, read_only=True).latest() == 2
+
+
+def test_what_may_change_between_runs_and_what_may_not():
+    longer = dataclasses.replace(CFG, run=dataclasses.replace(CFG.run, steps=5))
+    assert check_fits(CFG, longer, "w") == ["run.steps"]
+    for section, key, value in [
+        ("rl", "group_size", 4), ("run", "seed", 1), ("model", "path", "x"),
+        ("protocol", "calls", 2), ("data", "path", "y"),
+    ]:  # fmt: skip
+        changed = dataclasses.replace(getattr(CFG, section), **{key: value})
+        other = dataclasses.replace(CFG, **{section: changed})
+        with pytest.raises(UserError, match=rf"config\.{section}\.{key}=.*--workdir"):
+            check_fits(CFG, other, "w")

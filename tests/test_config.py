@@ -1,0 +1,154 @@
+"""The door of the typed config: what it refuses, and what its one line says."""
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+import ml_collections
+import pytest
+
+from torl_jax import config
+from torl_jax.errors import UserError
+
+CONFIGS = sorted(
+    path.stem
+    for path in (Path(__file__).resolve().parent.parent / "configs").glob("*.py")
+    if path.stem != "__init__"
+)
+
+
+def refused(raw) -> str:
+    with pytest.raises(UserError) as error:
+        config.parse(raw)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_an_empty_config_is_the_default():
+    assert config.parse({}) == config.Config()
+
+
+def test_round_trip():
+    made = config.parse(
+        {
+            "model": {"random": True, "overrides": {"layers": 2, "rope_theta": 1e4}},
+            "data": {"source": "arithmetic", "families": ("sums", "gcd")},
+            "rl": {"kl_coef": 1, "kl_estimator": "k1"},
+        }
+    )
+    assert config.parse(config.to_dict(made)) == made
+    # Through JSON tuples become lists; they come back.
+    assert config.parse(json.loads(json.dumps(config.to_dict(made)))) == made
+    assert made.rl.kl_coef == 1.0 and type(made.rl.kl_coef) is float
+    assert made.data.families == ("sums", "gcd")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_recipe_parses(name):
+    module = importlib.import_module(f"configs.{name}")
+    raw = module.get_config()
+    assert raw.is_locked
+    assert config.parse(raw).run.steps > 0
+    assert module.__doc__
+
+
+@pytest.mark.parametrize("name", ["torl_1p5b", "torl_7b"])
+def test_smoke_differs_in_size_only(name):
+    module = importlib.import_module(f"configs.{name}")
+    paper, smoke = (config.parse(module.get_config(a)) for a in ("", "smoke"))
+    assert smoke.model.random and not paper.model.random
+    assert smoke.protocol == paper.protocol
+    for key in ("clip_low", "clip_high", "kl_coef", "entropy_coef", "minibatches"):
+        assert getattr(smoke.rl, key) == getattr(paper.rl, key)
+    with pytest.raises(UserError, match="smoke"):
+        module.get_config("smok")
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"rl": {"group_sze": 8}}, ["config.rl.group_sze", "mean config.rl.group_size?", "legal"]),
+        ({"rll": {}}, ["config.rll", "mean config.rl?"]),
+        ({"rl": {"zzz": 8}}, ["config.rl.zzz", "group_size", "kl_coef"]),
+    ],
+)
+def test_unknown_keys_name_the_nearest_and_all(raw, words):
+    message = refused(raw)
+    assert all(word in message for word in words), message
+
+
+def test_far_keys_are_not_guessed():
+    assert "did you mean" not in refused({"rl": {"zzz": 8}})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "expected"),
+    [
+        ("rl", "group_size", "8", "int"),
+        ("rl", "group_size", 8.0, "int"),
+        ("rl", "group_size", True, "int"),
+        ("rl", "clip_low", True, "float"),
+        ("rl", "clip_low", "0.2", "float"),
+        ("rl", "kl_estimator", "k4", "'k1', 'k2', 'k3'"),
+        ("run", "wandb", 1, "bool"),
+        ("run", "wandb", "true", "bool"),
+        ("model", "path", None, "str"),
+        ("data", "families", "sums", "tuple of str"),
+        ("data", "families", ("sums", 3), "str"),
+        ("model", "overrides", 3, "group of keys"),
+        ("model", "dtype", "float16", "'float32', 'bfloat16'"),
+    ],
+)
+def test_wrong_types_say_what_was_expected(section, key, value, expected):
+    message = refused({section: {key: value}})
+    assert f"config.{section}.{key}" in message and expected in message
+    assert repr(value) in message or repr(3) in message
+
+
+@pytest.mark.parametrize("raw", [3, {"rl": 3}, {"rl": None}, {"rl": "x"}])
+def test_a_value_where_a_group_belongs(raw):
+    assert "expected a group of keys" in refused(raw)
+
+
+def test_whole_numbers_are_floats_where_floats_belong():
+    assert config.parse({"optimizer": {"clip_norm": 2}}).optimizer.clip_norm == 2.0
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"learner": {"row_tokens": 100}}, ["row_tokens is 100", "set it to 3472"]),
+        ({"rl": {"minibatches": 3}}, ["minibatches is 3", "128"]),
+        ({"rl": {"group_size": 1}}, ["group_size is 1", "at least 2"]),
+        ({"sampler": {"top_p": 0.0}}, ["top_p is 0.0"]),
+        ({"sampler": {"top_p": 1.5}}, ["top_p is 1.5"]),
+        ({"sampler": {"temperature": 0.0}}, ["temperature is 0.0"]),
+        ({"run": {"steps": 0}}, ["config.run.steps is 0"]),
+        ({"optimizer": {"lr": float("nan")}}, ["config.optimizer.lr is nan"]),
+        ({"sampler": {"temperature": float("inf")}}, ["temperature is inf"]),
+        ({"rl": {"clip_low": -0.1}}, ["config.rl.clip_low is -0.1"]),
+        ({"rl": {"kl_coef": float("nan")}}, ["config.rl.kl_coef is nan"]),
+    ],
+)
+def test_impossible_values(raw, words):
+    message = refused(raw)
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("path", [*config.POSITIVE, *config.NOT_NEGATIVE])
+def test_every_bound_is_checked(path):
+    section, key = path.split(".")
+    default = getattr(getattr(config.Config(), section), key)
+    assert path.split(".")[1] in refused({section: {key: type(default)(-1)}})
+
+
+def test_the_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.Config().rl.group_size = 3
+
+
+def test_a_config_dict_is_read_as_it_is():
+    raw = ml_collections.ConfigDict({"model": {"overrides": {"layers": 2}}, "run": {"seed": 5}})
+    made = config.parse(raw)
+    assert made.run.seed == 5 and made.model.overrides == {"layers": 2}

@@ -19,10 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each request: [module, arguments]; each answer: [exit code, stdout, stderr].
 SERVER = """
-import importlib, json, os, runpy, sys, tempfile
-MODULES = ("train", "export", "solve", "pretrain", "report")
-for name in MODULES:
-    importlib.import_module(f"torl_jax.{name}")
+import json, os, runpy, sys, tempfile
+import ml_collections.config_flags
+from torl_jax import checkpoint, cli, evaluation, logs, parts, policy
 for line in sys.stdin:
     module, arguments = json.loads(line)
     files = [tempfile.TemporaryFile() for _ in range(2)]
@@ -31,9 +30,6 @@ for line in sys.stdin:
         for number, file in enumerate(files, start=1):
             os.dup2(file.fileno(), number)
         sys.argv = [module, *arguments]
-        # As the interpreter does: run from the file, not from the module imported before.
-        for name in MODULES:
-            del sys.modules[f"torl_jax.{name}"]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         sys.exit(0)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -192,6 +192,6 @@ def test_more_steps_of_a_finished_run_go_on(whole, environment, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(whole[0], workdir)
     out = run(workdir, environment, "--config.run.steps=5")
-    assert "changed: run.steps" in out
+    assert "changed since: run.steps" in out
     assert [row["step"] for row in rows(workdir)] == [0, 1, 2, 3, 4, 5]
     assert timeless(workdir)[:5] == timeless(whole[0])

@@ -33,6 +33,9 @@ def run(main: Callable[[list[str]], None], doc: str, with_config: bool = False) 
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def parse(argv: Sequence[str]) -> list[str]:

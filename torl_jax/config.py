@@ -8,7 +8,7 @@ is a UserError that names the legal keys; below this door nothing calls `.get`.
 import dataclasses
 import difflib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from torl_jax.errors import UserError
@@ -167,43 +167,28 @@ class Config:
     run: Run = Run()
 
     def __post_init__(self) -> None:
-        longest = self.sampler.max_prompt + self.sampler.max_response
-        _need(
-            self.learner.row_tokens >= longest,
-            f"config.learner.row_tokens is {self.learner.row_tokens}; an episode may have "
-            f"sampler.max_prompt + sampler.max_response = {longest} tokens: set it to {longest}",
-        )
-        _need(
-            self.rl.problems_per_step % self.rl.minibatches == 0,
-            f"config.rl.minibatches is {self.rl.minibatches}; it must divide "
-            f"config.rl.problems_per_step, which is {self.rl.problems_per_step}",
-        )
-        _need(
-            self.rl.group_size >= 2,
-            f"config.rl.group_size is {self.rl.group_size}; GRPO compares samples of one "
-            "problem and needs at least 2",
-        )
-        _need(
-            0 < self.sampler.top_p <= 1,
-            f"config.sampler.top_p is {self.sampler.top_p}; expected above 0, at most 1",
-        )
-        _need(
-            self.sampler.temperature > 0,
-            f"config.sampler.temperature is {self.sampler.temperature}; training samples need "
-            "a temperature above 0",
-        )
-        _need(
-            bool(self.sampler.ladder) and min(self.sampler.ladder) > 0,
-            f"config.sampler.ladder is {self.sampler.ladder}; expected numbers above 0",
-        )
         for path in POSITIVE:
-            section, key = path.split(".")
-            value = getattr(getattr(self, section), key)
-            _need(value > 0, f"config.{path} is {value}; expected a number above 0")
+            _need(self, path, lambda x: x > 0, "a number above 0")
         for path in NOT_NEGATIVE:
-            section, key = path.split(".")
-            value = getattr(getattr(self, section), key)
-            _need(value >= 0, f"config.{path} is {value}; expected 0 or more")
+            _need(self, path, lambda x: x >= 0, "0 or more")
+        sampler, rl = self.sampler, self.rl
+        _need(self, "sampler.top_p", lambda x: 0 < x <= 1, "above 0, at most 1")
+        _need(self, "sampler.temperature", lambda x: x > 0, "above 0: training samples by chance")
+        _need(self, "sampler.ladder", lambda x: x and min(x) > 0, "numbers above 0")
+        longest = sampler.max_prompt + sampler.max_response
+        _need(
+            self,
+            "learner.row_tokens",
+            lambda x: x >= longest,
+            f"at least sampler.max_prompt + sampler.max_response = {longest}, an episode's length",
+        )
+        _need(
+            self,
+            "rl.minibatches",
+            lambda x: rl.problems_per_step % x == 0,
+            f"a divisor of rl.problems_per_step = {rl.problems_per_step}",
+        )
+        _need(self, "rl.group_size", lambda x: x >= 2, "at least 2: GRPO compares samples")
 
 
 POSITIVE = (
@@ -243,9 +228,11 @@ NOT_NEGATIVE = (
 )
 
 
-def _need(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
+def _need(config: Config, path: str, holds: Callable[[Any], Any], expected: str) -> None:
+    section, key = path.split(".")
+    value = getattr(getattr(config, section), key)
+    if not holds(value):
+        raise UserError(f"config.{path} is {value!r}; expected {expected}")
 
 
 def parse(raw: Mapping[str, Any]) -> Config:

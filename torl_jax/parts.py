@@ -3,6 +3,7 @@
 Entry points differ in what they do with these parts, not in how they are made.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -100,16 +101,22 @@ def protocol(cfg: config.Protocol) -> ToRL:
 
 def sandbox(cfg: config.SandboxConfig) -> Sandbox:
     """The pool that runs programs; UserError where the machine offers less than `min_level`."""
-    try:
-        return Sandbox(
-            workers=cfg.workers,
-            min_level=cfg.min_level,
-            memory_mb=cfg.memory_mb,
-            timeout=cfg.timeout,
-            preload=cfg.preload,
-        )
-    except SandboxError as error:
-        raise UserError(f"{error} (config.sandbox.min_level={cfg.min_level!r})") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            box = Sandbox(
+                workers=cfg.workers,
+                min_level=cfg.min_level,
+                memory_mb=cfg.memory_mb,
+                timeout=cfg.timeout,
+                preload=cfg.preload,
+            )
+            stack.callback(box.close)
+            # The workers start meanwhile; the level is known once they have.
+            assert box.level
+        except SandboxError as error:
+            raise UserError(f"{error} (config.sandbox)") from error
+        stack.pop_all()
+        return box
 
 
 def engine(

@@ -10,11 +10,11 @@ that the policy itself wrote. Evaluation, checkpoints and sample episodes when d
 The same command resumes where the last checkpoint left off. Ctrl-C saves first.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -79,7 +79,7 @@ class Trainer:
                     saved = done
                 self.stop.check()
         except Interrupted:
-            if saved != done:
+            if done and saved != done:
                 self.save(checkpoints, done, state, row)
             self.writer.line(
                 f"stopped after step {done}, saved; the same command goes on from there"
@@ -203,85 +203,91 @@ class Trainer:
 
 
 def train(cfg: config.Config, workdir: epath.Path) -> None:
-    """Runs or resumes the training run of `workdir`."""
+    """Runs or resumes the training run of `workdir`; nothing is written before all is checked."""
     parts.check_paths(cfg)
     shape = parts.model_config(cfg.model)
     text = parts.tokenizer(cfg.model)
     training, held_out = parts.problems(cfg)
-    checkpoints = Checkpoints(workdir, cfg.checkpoint.keep)
-    start = checkpoints.latest() or 0
-    changed = []
-    if start:
-        changed = check_fits(checkpoints.meta(start).config, cfg, workdir)
+    start, changed = resume_point(cfg, workdir)
     compilations = Counter()
     model = parts.transformer(cfg, shape, remat=cfg.learner.remat)
     learner = Learner(cfg, model, len(text), mesh.make())
     state = learner.create(parts.params(cfg.model, shape, cfg.run.seed))
-    if start:
-        state = checkpoints.restore(start, state)
-    write_config(workdir, cfg)
     with (
         StopSignal() as stop,
         parts.sandbox(cfg.sandbox) as box,
         Grader(workers=cfg.reward.workers, timeout=cfg.reward.timeout) as grader,
-        Writer(
-            workdir,
-            total_steps=cfg.run.steps,
-            start_step=start + 1 if start else 0,
-            wandb=cfg.run.wandb,
-            config=config.to_dict(cfg),
-        ) as writer,
+        contextlib.ExitStack() as stack,
     ):
         rollout = parts.rollout(cfg, parts.transformer(cfg, shape), box)
-        say = writer.line
-        training = fitting(rollout, training, "training", say)
-        held_out = fitting(rollout, held_out, "held-out", say)
+        training, dropped = fitting(rollout, training, "training")
+        held_out, dropped_too = fitting(rollout, held_out, "held-out")
         if len(training) < cfg.rl.problems_per_step:
             raise UserError(
                 f"{len(training)} training problems; config.rl.problems_per_step asks for "
                 f"{cfg.rl.problems_per_step}"
             )
-        why = f" ({box.why})" if box.why else ""
-        say(f"sandbox level: {box.level}{why}; model: {shape.parameter_count:,} parameters")
+        checkpoints = Checkpoints(workdir, cfg.checkpoint.keep)
+        stack.callback(checkpoints.close)
         if start:
-            say(
-                f"resuming after step {start}"
-                + (f"; changed: {', '.join(changed)}" * bool(changed))
-            )
-        cursor = start * cfg.rl.problems_per_step
-        trainer = Trainer(
+            state = checkpoints.restore(start, state)
+        write_config(workdir, cfg)
+        writer = stack.enter_context(open_writer(cfg, workdir, start))
+        level = f"sandbox level: {box.level}" + (f" ({box.why})" if box.why else "")
+        model_size = f"model: {shape.parameter_count:,} parameters"
+        for line in [*dropped, *dropped_too, level, model_size, *resume_note(start, changed)]:
+            writer.line(line)
+        Trainer(
             cfg=cfg,
             rollout=rollout,
             grader=grader,
             learner=learner,
-            stream=Stream(training, cfg.run.seed, cursor),
+            stream=Stream(training, cfg.run.seed, start * cfg.rl.problems_per_step),
             held_out=held_out,
             writer=writer,
             stop=stop,
             compilations=compilations,
-        )
-        try:
-            trainer.loop(state, start, checkpoints)
-        finally:
-            checkpoints.close()
+        ).loop(state, start, checkpoints)
+
+
+def resume_point(cfg: config.Config, workdir: epath.Path) -> tuple[int, list[str]]:
+    """(steps done by the newest checkpoint or 0, the config keys that changed since)."""
+    if not (workdir / "checkpoints").exists():
+        return 0, []
+    checkpoints = Checkpoints(workdir, cfg.checkpoint.keep, read_only=True)
+    start = checkpoints.latest() or 0
+    return start, check_fits(checkpoints.meta(start).config, cfg, workdir) if start else []
+
+
+def resume_note(start: int, changed: list[str]) -> list[str]:
+    """What a person should know of a resumed run."""
+    if not start:
+        return []
+    note = f"; changed since: {', '.join(changed)}" if changed else ""
+    return [f"resuming after step {start}{note}"]
+
+
+def open_writer(cfg: config.Config, workdir: epath.Path, start: int) -> Writer:
+    """The run's writer; rows after the checkpoint will be made again."""
+    return Writer(
+        workdir,
+        total_steps=cfg.run.steps,
+        start_step=start + 1 if start else 0,
+        wandb=cfg.run.wandb,
+        config=config.to_dict(cfg),
+    )
 
 
 def fitting(
-    rollout: Rollout, problems: list[Problem], name: str, say: Callable[[str], None]
-) -> list[Problem]:
-    """Problems whose prompts fit; says how many do not (ToRL drops them likewise)."""
+    rollout: Rollout, problems: list[Problem], name: str
+) -> tuple[list[Problem], list[str]]:
+    """Problems whose prompts fit, and a line on those that do not (ToRL drops them likewise)."""
     kept, dropped = admissible(rollout, problems)
+    limit = f"config.sampler.max_prompt={rollout.max_prompt} tokens"
     if problems and not kept:
-        raise UserError(
-            f"all {len(problems)} {name} prompts are longer than config.sampler.max_prompt="
-            f"{rollout.max_prompt} tokens; raise it"
-        )
-    if dropped:
-        say(
-            f"{len(dropped)} of {len(problems)} {name} problems dropped: prompt longer than "
-            f"config.sampler.max_prompt={rollout.max_prompt} tokens"
-        )
-    return kept
+        raise UserError(f"all {len(problems)} {name} prompts are longer than {limit}; raise it")
+    count = f"{len(dropped)} of {len(problems)} {name} problems"
+    return kept, [f"{count} dropped: prompt longer than {limit}"] if dropped else []
 
 
 def write_config(workdir: epath.Path, cfg: config.Config) -> None:

@@ -21,7 +21,7 @@ SHAPE = ModelConfig(
     vocab_size=32, d_model=16, layers=2, heads=4, kv_heads=2, head_dim=6, d_mlp=20,
     rope_theta=100.0, tied=False,
 )  # fmt: skip
-VOCAB, LONGEST, EPISODES = 30, 22, 8
+VOCAB, LONGEST, EPISODES = 30, 20, 8
 MODEL = Transformer(SHAPE)
 
 
@@ -62,7 +62,7 @@ def episodes(logps) -> list[Episode]:
     rng, out = np.random.default_rng(1), []
     plan = (Author.PROMPT, Author.POLICY, Author.TOOL, Author.POLICY)
     for i in range(EPISODES):
-        runs = [(a, rng.integers(0, VOCAB, rng.integers(2, 6)).tolist()) for a in plan[: 2 + i % 3]]
+        runs = [(a, rng.integers(0, VOCAB, rng.integers(3, 6)).tolist()) for a in plan[: 3 + i % 2]]
         found = logps([t for _, tokens in runs for t in tokens])
         segments, at = [], 0
         for author, tokens in runs:
@@ -80,7 +80,7 @@ ADVANTAGES = np.random.default_rng(2).normal(size=EPISODES).astype(np.float32)
 def batch(episodes):
     """batch(some=slice, advantages=..., keep=..., rows=, row_tokens=) of the episodes."""
 
-    def make(some=slice(None), *, advantages=ADVANTAGES, keep=None, rows=8, row_tokens=24):
+    def make(some=slice(None), *, advantages=ADVANTAGES, keep=None, rows=8, row_tokens=22):
         chosen = [episodes[i] for i in np.arange(EPISODES)[some]]
         keep = np.ones(EPISODES, bool) if keep is None else np.asarray(keep)
         return from_episodes(
@@ -92,10 +92,10 @@ def batch(episodes):
 
 @pytest.fixture(scope="session")
 def learner():
-    """learner(rows=8, row_tokens=24, mesh=(1, 1, 1), **rl): made once for each combination."""
+    """learner(rows=8, row_tokens=22, mesh=(1, 1, 1), **rl): made once for each combination."""
 
     @functools.cache
-    def make(rows=8, row_tokens=24, sizes=(1, 1, 1), **rl) -> Learner:
+    def make(rows=8, row_tokens=22, sizes=(1, 1, 1), **rl) -> Learner:
         cfg = config.Config(
             sampler=config.Sampler(max_prompt=6, max_response=16),
             # A large eps keeps Adam from blowing rounding errors up to whole steps.

@@ -50,8 +50,14 @@ class Learner:
                 f"splits rows {ways} ways: set a multiple of {ways}"
             )
         self.reference = None
+        # Left to the compiler, the new state's shardings differ from the old one's, and the
+        # second update would compile again.
+        layout = states.shardings(states.abstract(model.config, self.optimizer), mesh)
         self._update = jax.jit(
-            update, static_argnames=("objective", "optimizer"), donate_argnames=("state",)
+            update,
+            static_argnames=("objective", "optimizer"),
+            donate_argnames=("state",),
+            out_shardings=(layout, sharding.replicated(mesh)),
         )
         self._annotate = jax.jit(annotate, static_argnames=("objective",))
 

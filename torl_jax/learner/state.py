@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from torl_jax.model.config import ModelConfig
+from torl_jax.model.transformer import initialise
 from torl_jax.parallel import sharding
 
 
@@ -29,8 +31,15 @@ def create(params: dict, optimizer: optax.GradientTransformation, mesh: Mesh) ->
     return TrainState(params=params, opt_state=init(params), step=step)
 
 
+def abstract(config: ModelConfig, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state's tree with shapes for leaves; nothing is allocated."""
+    params = jax.eval_shape(lambda: initialise(config, jax.random.key(0)))
+    opt_state = jax.eval_shape(optimizer.init, params)
+    return TrainState(params=params, opt_state=opt_state, step=jax.ShapeDtypeStruct((), jnp.int32))
+
+
 def shardings(state: TrainState, mesh: Mesh) -> TrainState:
-    """The state's tree with NamedShardings for leaves."""
+    """The state's tree (arrays or shapes) with NamedShardings for leaves."""
     return TrainState(
         params=sharding.shardings(state.params, mesh),
         opt_state=sharding.shardings(state.opt_state, mesh),

@@ -1,6 +1,6 @@
 """One pure update: microbatches -> gradient of the global token mean -> AdamW.
 
-    state, stats = update(state, batch, total)
+    state, stats = update(state, batch, objective=..., optimizer=...)
 
 Gradients of the microbatches' shares are summed in float32 and applied once, so
 the result does not depend on the microbatching. The loop runs over the filled
@@ -86,7 +86,9 @@ def loss(params, batch: TrainBatch, total: jax.Array, objective: Objective):
     entropy = rl_loss.token_mean(entropy_BT, batch.mask, total)
     kl = jnp.float32(0)
     if batch.ref_logp is not None:
-        kl_BT = rl_loss.KL[objective.kl_estimator](logp_BT, batch.ref_logp)
+        # As in policy_loss: an untrained place must not overflow into a nan gradient.
+        ref_logp_BT = jnp.where(batch.mask > 0, batch.ref_logp, fixed_BT)
+        kl_BT = rl_loss.KL[objective.kl_estimator](logp_BT, ref_logp_BT)
         kl = rl_loss.token_mean(kl_BT, batch.mask, total)
     value = policy + objective.kl_coef * kl - objective.entropy_coef * entropy
     gap_BT = jnp.where(batch.mask > 0, jnp.abs(batch.sampler_logp - old_logp_BT), 0.0)

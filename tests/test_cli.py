@@ -20,8 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each request: [module, arguments]; each answer: [exit code, stdout, stderr].
 SERVER = """
 import json, os, runpy, sys, tempfile
-import ml_collections.config_flags
-from torl_jax import checkpoint, cli, evaluation, logs, parts, policy
+from torl_jax import export, report, solve, train
 for line in sys.stdin:
     module, arguments = json.loads(line)
     files = [tempfile.TemporaryFile() for _ in range(2)]

@@ -195,3 +195,37 @@ def test_more_steps_of_a_finished_run_go_on(whole, environment, tmp_path):
     assert "changed since: run.steps" in out
     assert [row["step"] for row in rows(workdir)] == [0, 1, 2, 3, 4, 5]
     assert timeless(workdir)[:5] == timeless(whole[0])
+
+
+def tool(environment, module, *args, stdin=None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", f"torl_jax.{module}", *map(str, args)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, input=stdin
+    )
+
+
+def test_solve_answers_one_question_or_many(whole, environment):
+    done = tool(environment, "solve", f"--checkpoint={whole[0]}", "What is 347*28+91?")
+    assert done.returncode == 0, done.stderr
+    assert "User: What is 347*28+91?\nAssistant:\n" in done.stdout
+    assert "; tool calls: " in done.stdout and "\x1b" not in done.stdout
+    step = whole[0] / "checkpoints" / "4"
+    many = "What is 2+3?\n\n" + "why " * 100 + "\nWhat is 4+5?\n"
+    done = tool(environment, "solve", f"--checkpoint={step}", "--temperature=1", stdin=many)
+    assert done.returncode == 0, done.stderr
+    # A question that is too long is refused; those after it are still answered.
+    assert done.stdout.count("Assistant:") == 2 and "max_prompt" in done.stdout
+
+
+def test_solve_without_a_checkpoint_is_one_line(environment, tmp_path):
+    done = tool(environment, "solve", f"--checkpoint={tmp_path}", "What is 1+1?")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+
+
+def test_the_report_of_a_real_run(whole, environment, tmp_path):
+    done = tool(environment, "report", whole[0], "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "index.html").read_text()
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    assert "Assistant:" in page and "group_size" in page and "http" not in page.split("<body")[1]

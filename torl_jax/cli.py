@@ -49,16 +49,23 @@ def parse(argv: Sequence[str]) -> list[str]:
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
     # A config file is a program: whatever it raises, the user has to mend that file.
-    except (
-        OSError,
-        ImportError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-    ) as e:
-        raise UserError(f"the config cannot be read: {type(e).__name__}: {e}") from e
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"the config cannot be read: {type(error).__name__}: {text}") from error
+
+
+def chosen_config() -> config.Config | None:
+    """The checked config of --config; None where it was not given."""
+    raw = flags.FLAGS.config
+    if raw is None:
+        return None
+    try:
+        # A file that is not there is reported only when its contents are asked for.
+        raw.keys()
+    except OSError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"the config cannot be read: {reason}") from error
+    return config.parse(raw)
 
 
 def check_overrides(argv: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.text import Text
 
-from torl_jax import cli, config, parts, transcript
+from torl_jax import cli, parts, transcript
 from torl_jax.episode import Author, Problem, Segment
 from torl_jax.errors import UserError
 from torl_jax.policy import load
@@ -56,8 +56,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     if not values.checkpoint:
         raise UserError("give --checkpoint=WORKDIR (or a model folder); see --help")
-    fallback = None if values.config is None else config.parse(values.config)
-    policy = load(values.checkpoint, fallback)
+    policy = load(values.checkpoint, cli.chosen_config())
     sampler = dataclasses.replace(policy.cfg.sampler, slots=1, extend_rows=1, segment=8)
     workers = dataclasses.replace(policy.cfg.sandbox, workers=1)
     cfg = dataclasses.replace(policy.cfg, sampler=sampler, sandbox=workers)

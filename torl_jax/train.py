@@ -302,9 +302,10 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[0]!r}; flags begin with --, see --help")
     if not flags.FLAGS.workdir:
         raise UserError("no working directory: give --workdir=DIR")
-    if flags.FLAGS.config is None:
+    cfg = cli.chosen_config()
+    if cfg is None:
         raise UserError("no config: give --config=configs/quickstart.py")
-    train(config.parse(flags.FLAGS.config), epath.Path(flags.FLAGS.workdir))
+    train(cfg, epath.Path(flags.FLAGS.workdir))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ from torl_jax.parallel import sharding
 from torl_jax.rl.batch import TrainBatch
 
 
+# How a statistic of several optimiser steps becomes one of the rollout; else the mean.
+OVER_STEPS = {"agreement_max": np.max, "trained_tokens": np.sum}
+
+
 class Learner:
     """Holds no parameters but the reference policy's, and those only if KL is on."""
 
@@ -93,9 +97,7 @@ class Learner:
             collected.append(stats)
         collected = jax.device_get(collected)
         return state, {
-            name: float(
-                (np.max if name.endswith("_max") else np.mean)([s[name] for s in collected])
-            )
+            name: float(OVER_STEPS.get(name, np.mean)([stats[name] for stats in collected]))
             for name in collected[0]
         }
 

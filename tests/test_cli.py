@@ -29,8 +29,14 @@ for line in sys.stdin:
         for number, file in enumerate(files, start=1):
             os.dup2(file.fileno(), number)
         sys.argv = [module, *arguments]
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-        sys.exit(0)
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # without the second that it takes to put the interpreter away
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     texts = []
     for file in files:

@@ -32,7 +32,7 @@ def test_an_empty_config_is_the_default():
 def test_round_trip():
     made = config.parse(
         {
-            "model": {"random": True, "overrides": {"layers": 2, "rope_theta": 1e4}},
+            "model": {"random": True, "overrides": {"layers": 2, "eos_ids": (1, 2)}},
             "data": {"source": "arithmetic", "families": ("sums", "gcd")},
             "rl": {"kl_coef": 1, "kl_estimator": "k1"},
         }

@@ -33,9 +33,7 @@ def run(tmp_path_factory):
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "tokenizer.json").write_text(TOKENIZER)
     cfg = config.Config(
-        model=config.Model(
-            random=True, overrides=OVERRIDES, tokenizer=str(folder / "tokenizer")
-        ),
+        model=config.Model(random=True, overrides=OVERRIDES, tokenizer=str(folder / "tokenizer")),
         protocol=config.Protocol(prompt="Q: {question}\n"),
     )
     shape = parts.model_config(cfg.model)

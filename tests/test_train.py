@@ -14,7 +14,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
     "--config=configs/quickstart.py",
-    "--config.model.path=/tmp/h/lead/base",
     "--config.rl.problems_per_step=4",
     "--config.rl.group_size=4",
     "--config.sampler.slots=16",

@@ -280,7 +280,8 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping) and not hasattr(value, "items"):
             raise UserError(f"{path} is {value!r}; expected a group of keys")
-        return dict(value.items())
+        # As JSON gives it back: a resumed run must find its own config unchanged.
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind := typing.cast(type, hint)) or (

@@ -1,8 +1,8 @@
-"""Makes model_tied.npz and model_untied.npz: what transformers' Qwen2 computes, for the default run.
+"""Makes model_tied.npz and model_untied.npz: what transformers' Qwen2 computes.
 
   python -m tests.golden.make_model        (needs the parity extra: torch)
 
-Each file holds a tiny Qwen2's config.json, its weights under their published
+With them the default run, which has no torch, compares too. Each file holds a tiny Qwen2's config.json, its weights under their published
 names (float16, exactly), a batch of tokens with its float32 logits, and the
 greedy continuation of its first row by 64 tokens.
 

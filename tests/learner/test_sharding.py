@@ -68,7 +68,7 @@ def test_a_mesh_that_does_not_cover_the_devices(sizes):
 
 
 def test_rows_must_divide_over_the_mesh(learner):
-    with pytest.raises(UserError, match="microbatch_rows is 6.*multiple of 8"):
+    with pytest.raises(UserError, match=r"microbatch_rows is 6.*multiple of 8"):
         learner(rows=6, sizes=(8, 1, 1))
 
 

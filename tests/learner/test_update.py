@@ -29,7 +29,7 @@ def same_stats(a, b):
 def reference(learner, params, batch):
     """The update of all episodes in one microbatch on one device."""
     new, stats = updated(learner(), params, [batch()])
-    moved = [float(np.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (new, params)))]
+    moved = jax.tree.leaves(jax.tree.map(lambda x, y: np.abs(x - y).max(), new, params))
     assert min(moved) > 1e-3
     return new, stats
 
@@ -118,7 +118,7 @@ def test_minibatches_share_the_log_probs_of_the_policy_that_sampled(pulled, para
     # Recomputed after the first step they would be another policy's.
     assert stats["agreement_max"] < 1e-5
     assert stats["approx_kl"] > 1e-4
-    assert stats["trained_tokens"] == sum(b.mask.sum() for b in halves) / 2
+    assert stats["trained_tokens"] == sum(b.mask.sum() for b in halves)
 
 
 def test_kl_to_the_reference(pulled, params, batch):
@@ -168,13 +168,14 @@ def test_untrained_places_cannot_blow_up_the_kl(params, batch):
     assert np.isfinite(grads["embed_VD"]).all() and np.any(grads["embed_VD"])
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
-def test_nothing_compiles_after_the_first_update(learner, params, batch, sizes):
+@pytest.mark.parametrize("kwargs", [{}, {"sizes": (2, 2, 2)}], ids=["one", "eight"])
+def test_nothing_compiles_after_the_first_update(learner, params, batch, kwargs):
     """Whatever the episodes' lengths and how many are kept."""
-    one = learner(sizes=sizes)
+    one = learner(**kwargs)
     counter = Counter()
     state, _ = one.update(one.create(params), [batch()])
-    jax.jit(lambda x: x + len(sizes))(np.float32(sum(sizes)))
+    # Earlier tests may have compiled the update; that the counter counts is seen on another.
+    jax.jit(lambda x: x + 1)(0)
     assert counter.count > 0
     counted = counter.count
     for keep in ([True] * 5 + [False] * 3, [False] * 7 + [True]):

@@ -19,6 +19,7 @@ SHAPE = ModelConfig(
     vocab_size=48, d_model=24, layers=3, heads=6, kv_heads=2, head_dim=10, d_mlp=20,
     rope_theta=100.0, tied=False,
 )  # fmt: skip
+MODEL = Transformer(SHAPE)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +59,7 @@ def _dense(params, tokens_BT, positions_BT, segments_BT, model):
 def hidden():
     """hidden(params, tokens_BT, positions_BT=None, segments_BT=None, model=...) -> [B, T, D]."""
 
-    def run(params, tokens_BT, positions_BT=None, segments_BT=None, model=Transformer(SHAPE)):
+    def run(params, tokens_BT, positions_BT=None, segments_BT=None, model=MODEL):
         tokens_BT = np.asarray(tokens_BT)
         if positions_BT is None:
             positions_BT = np.broadcast_to(np.arange(tokens_BT.shape[1]), tokens_BT.shape)
@@ -90,7 +91,7 @@ def _extend(params, cache, rows_R, start_R, count_R, tokens_RT, model):
 @pytest.fixture(scope="session")
 def extend():
     """(params, cache, rows_R, start_R, count_R, tokens_RT) -> (hidden [R, T, D], cache)."""
-    return functools.partial(_extend, model=Transformer(SHAPE))
+    return functools.partial(_extend, model=MODEL)
 
 
 @pytest.fixture(scope="session")

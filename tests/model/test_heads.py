@@ -56,9 +56,7 @@ def test_padding_rows_have_no_probability():
 
 def test_a_tied_head_is_the_embedding():
     tied = {"embed_VD": HEAD["head_DV"].T}
-    np.testing.assert_allclose(
-        heads.logits(tied, HIDDEN), heads.logits(HEAD, HIDDEN), atol=1e-6
-    )
+    np.testing.assert_allclose(heads.logits(tied, HIDDEN), heads.logits(HEAD, HIDDEN), atol=1e-6)
 
 
 def test_logits_of_bfloat16_are_float32():

@@ -99,9 +99,7 @@ def test_the_published_layout(single, params):
 def test_bfloat16(tmp_path, shape, params):
     hf.save(tmp_path, shape, params, dtype="bfloat16")
     _, loaded = hf.load(tmp_path)
-    equal(
-        loaded, jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), params)
-    )
+    equal(loaded, jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16).astype(np.float32), params))
     assert json.loads((tmp_path / "config.json").read_text())["torch_dtype"] == "bfloat16"
 
 
@@ -198,7 +196,9 @@ def test_an_index_must_say_what_the_shards_hold(sharded):
     rewrite(sharded / other, lambda t: t.update({"model.extra": np.ones(2, np.float32)}))
     assert "model.extra" in refused(sharded)
     # The same weight in two shards: which of them counts?
-    rewrite(sharded / other, lambda t: (t.pop("model.extra"), t.update({name: np.ones(24, np.float32)})))
+    rewrite(
+        sharded / other, lambda t: (t.pop("model.extra"), t.update({name: np.ones(24, np.float32)}))
+    )
     assert name in refused(sharded)
 
 

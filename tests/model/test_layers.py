@@ -83,9 +83,7 @@ def test_a_query_that_may_look_nowhere_stays_finite():
 def test_causal_mask():
     positions = np.asarray([[0, 1, 2, 0, 1, 0]])
     segments = np.asarray([[1, 1, 1, 2, 2, 0]])
-    wanted = [
-        [segments[0, t] == segments[0, s] and s <= t for s in range(6)] for t in range(6)
-    ]
+    wanted = [[segments[0, t] == segments[0, s] and s <= t for s in range(6)] for t in range(6)]
     np.testing.assert_array_equal(layers.causal_mask(positions, segments)[0], wanted)
     dense = layers.causal_mask(np.arange(4)[None], None)[0]
     np.testing.assert_array_equal(dense, np.tril(np.ones((4, 4), bool)))

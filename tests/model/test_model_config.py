@@ -61,9 +61,7 @@ def test_fields_of_1p5b():
     )
 
 
-@pytest.mark.parametrize(
-    ("raw", "count"), [(MATH_1P5B, 1_543_714_304), (MATH_7B, 7_615_616_512)]
-)
+@pytest.mark.parametrize(("raw", "count"), [(MATH_1P5B, 1_543_714_304), (MATH_7B, 7_615_616_512)])
 def test_parameter_counts(raw, count):
     """The published sizes; by the formula, and by adding up the table of weights."""
     config = ModelConfig.from_hf(raw)

@@ -119,9 +119,7 @@ def test_an_extend_writes_its_own_tokens_and_nothing_else(params, shape, extend)
 
 def test_fork_copies_a_prefix(shape):
     zeros = Cache.zeros(shape, ROWS, CAPACITY, jnp.float32)
-    before = jax.tree.map(
-        lambda x: jnp.asarray(RNG.normal(size=x.shape), jnp.float32), zeros
-    )
+    before = jax.tree.map(lambda x: jnp.asarray(RNG.normal(size=x.shape), jnp.float32), zeros)
     after = fork(before, np.asarray([1, 0, 2]), np.asarray([3, 2, ROWS]), span=10)
     for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         wanted = np.array(x)

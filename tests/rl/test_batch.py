@@ -90,7 +90,7 @@ def test_trained_is_written_by_the_policy_and_kept(episodes, data):
 def test_every_episode_lies_whole_and_aligned_in_a_segment(episodes, row_tokens, rows):
     batch = batch_of(episodes, np.ones(len(episodes), bool), row_tokens, rows)
     M, B, T = batch.tokens.shape
-    assert (B, T) == (rows, row_tokens) and M == -(-len(episodes) // rows)
+    assert (rows, row_tokens) == (B, T) and -(-len(episodes) // rows) == M
     found = []
     for m, b in np.ndindex(M, B):
         segments = batch.segments[m, b]

@@ -25,7 +25,6 @@ from torl_jax.model.transformer import Transformer
 from torl_jax.parallel import sharding
 from torl_jax.rl.batch import TrainBatch
 
-
 # How a statistic of several optimiser steps becomes one of the rollout; else the mean.
 OVER_STEPS = {"agreement_max": np.max, "trained_tokens": np.sum}
 

@@ -41,6 +41,8 @@ class ModelConfig:
     eos_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        # JSON has no tuples; a list would make the config unhashable.
+        object.__setattr__(self, "eos_ids", tuple(self.eos_ids))
         for name in SIZES:
             value = getattr(self, name)
             if type(value) is not int or value < 1:

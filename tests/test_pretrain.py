@@ -47,7 +47,8 @@ def model(tokenizer) -> tuple[ModelConfig, dict]:
         tied=True,
     )
     # Larger than at birth, so that attention to a wrong token would show.
-    return config, jax.tree.map(lambda x: 5 * x, initialise(config, jax.random.key(0)))
+    params = jax.jit(initialise, static_argnums=0)(config, jax.random.key(0))
+    return config, jax.tree.map(lambda x: 5 * x, params)
 
 
 def test_every_piece_is_encoded_alone_and_the_policy_ends_the_text(tokenizer):

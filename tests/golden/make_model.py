@@ -2,9 +2,10 @@
 
   python -m tests.golden.make_model        (needs the parity extra: torch)
 
-With them the default run, which has no torch, compares too. Each file holds a tiny Qwen2's config.json, its weights under their published
-names (float16, exactly), a batch of tokens with its float32 logits, and the
-greedy continuation of its first row by 64 tokens.
+With them the default run, which has no torch, compares too. Each file holds a tiny
+Qwen2's config.json, its weights under their published names (float16, exactly), a
+batch of tokens with its float32 logits, and the greedy continuation of its first row
+by 64 tokens.
 
 Regenerate them only when this script changes on purpose (another shape, another
 field). They are torch's answers, not ours: a difference is a bug in ours.

@@ -76,7 +76,7 @@ class ModelConfig:
             raise UserError(f"config.json has rope_type={rope['rope_type']!r}; expected 'default'")
         eos = raw.get("eos_token_id")
         try:
-            sizes = {name: _whole(raw, key) for name, key in PUBLISHED.items()}
+            sizes: dict[str, Any] = {name: _whole(raw, key) for name, key in PUBLISHED.items()}
             return cls(
                 **sizes,
                 head_dim=_head_dim(raw, sizes["d_model"], sizes["heads"]),

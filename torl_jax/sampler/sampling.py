@@ -27,14 +27,15 @@ class Settings:
 
 
 def truncate(logits_BV: jax.Array, settings: Settings) -> jax.Array:
-    """Keeps the top_k most likely tokens and the smallest set with mass >= top_p; the rest -inf.
+    """Keeps the top_k likeliest tokens, of these the fewest with mass >= top_p; the rest -inf.
 
-    The most likely token always stays; ties at the border stay together.
+    The mass is that among the top_k. The likeliest token always stays; ties at the
+    border stay together.
     """
     V = logits_BV.shape[-1]
-    sorted_BV = -jnp.sort(-logits_BV, axis=-1)
     k = jnp.where(settings.top_k > 0, settings.top_k, V)
-    prob_BV = jax.nn.softmax(sorted_BV, axis=-1)
+    sorted_BV = -jnp.sort(-logits_BV, axis=-1)
+    prob_BV = jax.nn.softmax(jnp.where(jnp.arange(V) < k, sorted_BV, -jnp.inf), axis=-1)
     before_BV = jnp.cumsum(prob_BV, axis=-1) - prob_BV
     keep_BV = (jnp.arange(V) < k) & (before_BV < settings.top_p)
     keep_BV = keep_BV.at[:, 0].set(True)

@@ -48,6 +48,8 @@ def parse(argv: Sequence[str]) -> list[str]:
         raise UserError(f"unknown flag --{error.flagname}; {hint}see --help") from None
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
+    except UserError:
+        raise
     # A config file is a program: whatever it raises, the user has to mend that file.
     except Exception as error:
         text = " ".join(str(error).split())

@@ -7,6 +7,7 @@ is a UserError that names the legal keys; below this door nothing calls `.get`.
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -174,6 +175,8 @@ class Config:
         sampler, rl = self.sampler, self.rl
         _need(self, "sampler.top_p", lambda x: 0 < x <= 1, "above 0, at most 1")
         _need(self, "sampler.temperature", lambda x: x > 0, "above 0: training samples by chance")
+        for key in ("optimizer.b1", "optimizer.b2"):
+            _need(self, key, lambda x: 0 <= x < 1, "at least 0, below 1")
         _need(self, "sampler.ladder", lambda x: x and min(x) > 0, "numbers above 0")
         longest = sampler.max_prompt + sampler.max_response
         _need(
@@ -282,7 +285,9 @@ def _value(hint: Any, value: Any, path: str) -> Any:
             raise UserError(f"{path} is {value!r}; expected a group of keys")
         # As JSON gives it back: a resumed run must find its own config unchanged.
         return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise UserError(f"{path} is {value}; expected a finite number")
         return float(value)
     if not isinstance(value, kind := typing.cast(type, hint)) or (
         kind is int and isinstance(value, bool)

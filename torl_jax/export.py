@@ -30,8 +30,13 @@ def export(checkpoint: str, out: Path, dtype: str) -> None:
     part = out.with_name(out.name + ".part")
     if part.exists():
         raise UserError(f"{part} is left from an export that died; remove it and try again")
-    hf.save(part, policy.shape, policy.params, dtype=dtype)
     source = Path(policy.cfg.model.tokenizer or policy.cfg.model.path)
+    if not (source / "tokenizer.json").is_file():
+        raise UserError(
+            f"no tokenizer.json in {source.absolute()}, the run's tokenizer folder; export from "
+            "the directory that the run was started in, or put the folder back"
+        )
+    hf.save(part, policy.shape, policy.params, dtype=dtype)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, part / name)

@@ -1,5 +1,6 @@
 """A trained policy from wherever it lies: a run, one of its checkpoints, or a model folder."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -38,14 +39,14 @@ def load(path: str, fallback: config.Config | None = None) -> Policy:
     if hf.is_model(folder):
         return _published(folder, fallback)
     workdir, step = _locate(folder)
-    checkpoints = Checkpoints(workdir, keep=1, read_only=True)
-    step = checkpoints.latest() if step is None else step
-    if step is None:
-        raise UserError(f"{workdir} has no whole checkpoint yet; train first, or wait for one")
-    cfg = checkpoints.meta(step).config
-    shape = parts.model_config(cfg.model)
-    abstract = jax.eval_shape(lambda key: initialise(shape, key), jax.random.key(0))
-    return Policy(cfg, shape, checkpoints.params(step, abstract))
+    with contextlib.closing(Checkpoints(workdir, keep=1, read_only=True)) as checkpoints:
+        step = checkpoints.latest() if step is None else step
+        if step is None:
+            raise UserError(f"{workdir} has no whole checkpoint yet; train first, or wait for one")
+        cfg = checkpoints.meta(step).config
+        shape = parts.model_config(cfg.model)
+        abstract = jax.eval_shape(lambda key: initialise(shape, key), jax.random.key(0))
+        return Policy(cfg, shape, checkpoints.params(step, abstract))
 
 
 def _published(folder: Path, fallback: config.Config | None) -> Policy:

@@ -254,9 +254,9 @@ def resume_point(cfg: config.Config, workdir: epath.Path) -> tuple[int, list[str
     """(steps done by the newest checkpoint or 0, the config keys that changed since)."""
     if not (workdir / "checkpoints").exists():
         return 0, []
-    checkpoints = Checkpoints(workdir, cfg.checkpoint.keep, read_only=True)
-    start = checkpoints.latest() or 0
-    return start, check_fits(checkpoints.meta(start).config, cfg, workdir) if start else []
+    with contextlib.closing(Checkpoints(workdir, cfg.checkpoint.keep, read_only=True)) as found:
+        start = found.latest() or 0
+        return start, check_fits(found.meta(start).config, cfg, workdir) if start else []
 
 
 def resume_note(start: int, changed: list[str]) -> list[str]:

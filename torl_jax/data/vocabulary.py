@@ -66,7 +66,7 @@ def save(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=True)
     settings = {
-        # Qwen2Tokenizer would replace the number rule by its own; this class reads the file as it is.
+        # The class that reads the file as it is; Qwen2Tokenizer brings its own number rule.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END_OF_TEXT,
         "pad_token": END_OF_TEXT,

@@ -129,7 +129,7 @@ def update(
     grads, stats = jax.lax.fori_loop(0, batch.count, body, start)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    stats |= {"grad_norm": optax.global_norm(grads), "trained_tokens": total}
+    stats |= {"grad_norm": optax.tree.norm(grads), "trained_tokens": total}
     return TrainState(params=params, opt_state=opt_state, step=state.step + 1), stats
 
 

@@ -43,6 +43,7 @@ SERVICES = {
     "torl_jax.compilation",
     "torl_jax.evaluation",
     "torl_jax.export",
+    "torl_jax.gate",
     "torl_jax.interrupt",
     "torl_jax.parts",
     "torl_jax.policy",

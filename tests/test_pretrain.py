@@ -2,24 +2,28 @@
 
 import functools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from tokenizers import Tokenizer
 
-from torl_jax import pretrain
-from torl_jax.data import arithmetic, corpus, vocabulary
+from torl_jax import gate, pretrain
+from torl_jax.data import arithmetic, corpus, rows, vocabulary
+from torl_jax.data.rows import Rows
 from torl_jax.episode import Author
 from torl_jax.errors import UserError
+from torl_jax.gate import Digits
 from torl_jax.model import hf
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import initialise
-from torl_jax.pretrain import Digits, Rows
+from torl_jax.pretrain import Recipe
 
-ASSET = Path(__file__).resolve().parent.parent / "assets" / "tiny-base"
+ROOT = Path(__file__).resolve().parent.parent
+ASSET = ROOT / "assets" / "tiny-base"
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +33,8 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def documents(tokenizer) -> list[pretrain.Encoded]:
-    return [pretrain.encode(corpus.document(0, i), tokenizer) for i in range(60)]
+def documents(tokenizer) -> list[rows.Encoded]:
+    return [rows.encode(corpus.document(0, i), tokenizer) for i in range(60)]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,7 @@ def model(tokenizer) -> tuple[ModelConfig, dict]:
 def test_every_piece_is_encoded_alone_and_the_policy_ends_the_text(tokenizer):
     for style in ("direct", "code", *corpus.FLAWS):
         document = corpus.document(0, 3, style)
-        encoded = pretrain.encode(document, tokenizer)
+        encoded = rows.encode(document, tokenizer)
         alone = [tokenizer.encode(text).ids for _, text in document.pieces]
         alone[-1].append(tokenizer.token_to_id(vocabulary.END_OF_TEXT))
         assert encoded.ids == [i for ids in alone for i in ids]
@@ -64,7 +68,7 @@ def test_every_piece_is_encoded_alone_and_the_policy_ends_the_text(tokenizer):
 
 
 def test_packing_keeps_every_document_whole_and_once(documents):
-    batch, taken = pretrain.pack(documents, rows=6)
+    batch, taken = rows.pack(documents, rows=6)
     assert 6 < taken < len(documents)
     found = []
     for row in range(6):
@@ -82,14 +86,14 @@ def test_packing_keeps_every_document_whole_and_once(documents):
 
 def test_a_document_longer_than_a_row_is_refused(documents):
     with pytest.raises(ValueError, match="does not fit a row of 8"):
-        pretrain.pack(documents, rows=2, width=8)
+        rows.pack(documents, rows=2, width=8)
 
 
 def test_batches_read_the_corpus_in_order_and_never_twice(tokenizer):
-    source = pretrain.batches(0, tokenizer, rows=4)
+    source = rows.batches(0, tokenizer, rows=4)
     batches = [next(source) for _ in range(3)]
     count = sum(int(b.segments_BT.max(axis=1).sum()) for b in batches)
-    wanted = [pretrain.encode(corpus.document(0, i), tokenizer).ids for i in range(count)]
+    wanted = [rows.encode(corpus.document(0, i), tokenizer).ids for i in range(count)]
     seen = [
         b.tokens_BT[row, b.segments_BT[row] == s].tolist()
         for b in batches
@@ -102,11 +106,11 @@ def test_batches_read_the_corpus_in_order_and_never_twice(tokenizer):
 def test_packed_and_alone_give_the_same_log_probs(model, documents):
     config, params = model
     logps_of = jax.jit(functools.partial(pretrain.token_logps, config, params))
-    packed, taken = pretrain.pack(documents, rows=3)
+    packed, taken = rows.pack(documents, rows=3)
     together = np.asarray(logps_of(packed))
     alone = {}
     for document in documents[:taken]:
-        batch, _ = pretrain.pack([document], rows=1)
+        batch, _ = rows.pack([document], rows=1)
         logps = np.asarray(logps_of(batch))[0]
         alone[tuple(document.ids)] = logps[: len(document.ids) - 1]
     for row in range(3):
@@ -118,7 +122,7 @@ def test_packed_and_alone_give_the_same_log_probs(model, documents):
 
 def test_the_loss_is_the_mean_over_learnt_tokens_only(model, documents):
     config, params = model
-    batch, _ = pretrain.pack(documents, rows=2)
+    batch, _ = rows.pack(documents, rows=2)
     loss_of = jax.jit(functools.partial(pretrain.loss_of, config, params))
     logps = np.asarray(jax.jit(functools.partial(pretrain.token_logps, config, params))(batch))
     weight = batch.weight_BT[:, 1:]
@@ -132,32 +136,23 @@ def test_the_loss_is_the_mean_over_learnt_tokens_only(model, documents):
 def test_the_gate_names_every_cell_below_it_and_no_other():
     good, poor = Digits(0.95, 0.5), Digits(0.89, 0.99)
     table = {"gcd": {"code": good, "box": poor}, "sum": {"code": good, "box": good}}
-    assert pretrain.failures(table) == ["gcd box 0.89"]
+    assert gate.failures(table) == ["gcd box 0.89"]
 
 
 def test_an_untrained_model_fails_the_gate(model, tokenizer, monkeypatch):
-    monkeypatch.setattr(pretrain, "GATE_DOCUMENTS", 4)
+    monkeypatch.setattr(gate, "DOCUMENTS", 4)
     config, params = model
-    table = pretrain.gate(config, params, tokenizer)
-    assert len(pretrain.failures(table)) == 2 * len(arithmetic.FAMILIES)
+    table = gate.measure(config, params, tokenizer)
+    assert len(gate.failures(table)) == 2 * len(arithmetic.FAMILIES)
 
 
-@pytest.fixture
-def parsed() -> None:
-    """Flags at their defaults, as if no argument had been given."""
-    if not pretrain.FLAGS.is_parsed():
-        pretrain.FLAGS.mark_as_parsed()
-
-
-@pytest.mark.usefixtures("parsed")
 def test_the_same_seed_makes_the_same_files(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pretrain, "GATE_DOCUMENTS", 2)
+    monkeypatch.setattr(gate, "DOCUMENTS", 2)
     monkeypatch.setattr(pretrain, "TOKENIZER_DOCUMENTS", 1_500)
-    small = {"steps": 3, "warmup": 1, "rows": 2, "layers": 1, "width": 64, "mlp": 64}
+    small = Recipe(steps=3, warmup=1, rows=2, layers=1, width=64, mlp=64, log_every=1)
     files = []
     for name in ("a", "b"):
-        with flagsaver.flagsaver(out=str(tmp_path / name), log_every=1, **small):
-            assert pretrain.make(tmp_path / name), "three steps cannot pass the gate"
+        assert pretrain.make(tmp_path / name, small), "three steps cannot pass the gate"
         files.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert "step 3/3" in capsys.readouterr().out
     assert set(files[0]) == {
@@ -171,45 +166,49 @@ def test_the_same_seed_makes_the_same_files(tmp_path, monkeypatch, capsys):
     }
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert files[0][name] == files[1][name]
+    assert json.loads(files[0]["gate.json"])["command"] == small.command()
 
 
-@pytest.mark.usefixtures("parsed")
 @pytest.mark.parametrize(
-    ("options", "arguments", "words"),
+    ("options", "words"),
     [
-        ({"width": 100}, [], "--width=100: expected a multiple of 64"),
-        ({"steps": 50}, [], "--steps=50 leaves nothing after --warmup=100"),
-        ({"out": None}, [], "--out is missing"),
-        ({}, ["more"], "unexpected argument 'more'"),
+        ({"width": 100}, "--width=100: expected a multiple of 64"),
+        ({"steps": 50}, "--steps=50 leaves nothing after --warmup=100"),
+        ({"rows": 0}, "--rows=0: expected a number above 0"),
+        ({"seed": -1}, "--seed=-1: expected 0 or more"),
     ],
 )
-def test_a_users_error_says_what_to_mend_and_writes_nothing(tmp_path, options, arguments, words):
-    out = tmp_path / "x"
-    with flagsaver.flagsaver(**{"out": str(out)} | options), pytest.raises(UserError, match=words):
-        pretrain.main(arguments)
-    assert not out.exists()
+def test_an_impossible_recipe_says_what_to_mend(options, words):
+    with pytest.raises(UserError, match=words):
+        Recipe(**options)
 
 
-@pytest.mark.usefixtures("parsed")
-def test_a_failed_gate_is_exit_code_1_and_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pretrain, "make", lambda folder: ["gcd box 0.89"])
-    with flagsaver.flagsaver(out=str(tmp_path)), pytest.raises(SystemExit) as stopped:
-        pretrain.main([])
-    assert stopped.value.code == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "gcd box 0.89" in line
+def test_the_command_names_what_differs_from_the_shipped_base():
+    assert Recipe().command() == "python -m torl_jax.pretrain --out=DIR"
+    assert Recipe(seed=3, layers=2).command().endswith("--out=DIR --seed=3 --layers=2")
+
+
+def test_a_failed_gate_is_exit_code_1_and_one_line(tmp_path):
+    command = [
+        sys.executable, "-m", "torl_jax.pretrain", f"--out={tmp_path / 'x'}", "--steps=2",
+        "--warmup=1", "--rows=1", "--layers=1", "--width=64", "--mlp=64",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    (line,) = [x for x in done.stderr.splitlines() if "gate" in x]
+    assert "gcd box 0.00" in line and "Traceback" not in done.stderr
 
 
 def test_the_shipped_base_passes_the_gate_as_its_card_says():
     config, params = hf.load(ASSET)
     tokenizer = Tokenizer.from_file(str(ASSET / "tokenizer.json"))
-    table = pretrain.gate(config, params, tokenizer)
-    assert pretrain.failures(table) == []
+    table = gate.measure(config, params, tokenizer)
+    assert gate.failures(table) == []
     record = json.loads((ASSET / "gate.json").read_text())
     for family, row in record["families"].items():
         for name, digits in row.items():
             assert table[family][name] == pytest.approx(Digits(**digits), abs=0.02)
-    assert pretrain.markdown(table).splitlines()[0] in (ASSET / "README.md").read_text()
+    assert gate.markdown(table).splitlines()[0] in (ASSET / "README.md").read_text()
 
 
 def test_the_shipped_tokenizer_is_the_one_the_code_makes():

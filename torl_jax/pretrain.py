@@ -14,12 +14,11 @@ r"""Makes the tiny base: a seeded corpus, a tokenizer, a decoder trained from no
 No document is read twice. The result is a pure function of the flags (on one machine).
 """
 
+import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,99 +27,69 @@ import optax
 from absl import flags
 from tokenizers import Tokenizer
 
-from torl_jax import cli
+from torl_jax import cli, gate
 from torl_jax.data import arithmetic, corpus, vocabulary
-from torl_jax.episode import Author
+from torl_jax.data.rows import ROW, Rows, batches
 from torl_jax.errors import UserError
 from torl_jax.model import heads, hf
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 
-ROW = 128  # tokens a row; the longest document has fewer
 TOKENIZER_DOCUMENTS = 20_000
-GATE = 0.9  # least share of documents with every digit right
-GATE_DOCUMENTS = 128  # a family
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string("out", None, "folder to write, Hugging Face layout (required)")
-flags.DEFINE_integer("seed", 0, "of the corpus and of the initial weights")
-flags.DEFINE_integer("steps", 4500, "optimiser steps: linear warm-up, then one cosine to zero", 2)
-flags.DEFINE_integer("rows", 32, f"rows of {ROW} tokens a step", 1)
-flags.DEFINE_float("learning_rate", 3e-3, "AdamW's peak step size", 0.0)
-flags.DEFINE_integer("warmup", 100, "steps of linear warm-up", 0)
-flags.DEFINE_integer("layers", 3, "decoder blocks", 1)
-flags.DEFINE_integer("width", 128, "model width; heads are 32 wide, two to a key head", 64)
-flags.DEFINE_integer("mlp", 256, "width of the gated mlp", 1)
-flags.DEFINE_integer("log_every", 50, "steps between lines of progress", 1)
 
 
-class Rows(NamedTuple):
-    """A packed batch, [B, T] each: segment 0 is padding, weight 1.0 where a token is learnt."""
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a base is trained; each field is a flag, and the defaults made the shipped one."""
 
-    tokens_BT: np.ndarray
-    positions_BT: np.ndarray
-    segments_BT: np.ndarray
-    weight_BT: np.ndarray
+    seed: int = 0
+    steps: int = 4500
+    rows: int = 32
+    learning_rate: float = 3e-3
+    warmup: int = 100
+    layers: int = 3
+    width: int = 128
+    mlp: int = 256
+    log_every: int = 50
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            least = 0 if field.name in ("seed", "warmup") else 1e-9
+            value = getattr(self, field.name)
+            if value < least:
+                wanted = "0 or more" if least == 0 else "a number above 0"
+                raise UserError(f"--{field.name}={value}: expected {wanted}")
+        if self.width % 64:
+            raise UserError(
+                f"--width={self.width}: expected a multiple of 64 (heads come in pairs)"
+            )
+        if self.steps <= self.warmup:
+            raise UserError(
+                f"--steps={self.steps} leaves nothing after --warmup={self.warmup}: "
+                "raise the first or lower the second"
+            )
 
-class Encoded(NamedTuple):
-    """A document as ids; `authors` says who wrote each, `piece` which piece it lies in."""
-
-    ids: list[int]
-    authors: list[Author]
-    piece: list[int]
-
-
-def encode(document: corpus.Document, tokenizer: Tokenizer) -> Encoded:
-    """Every piece encoded alone, as a rollout does; end-of-text is the policy's last token."""
-    ids, authors, piece = [], [], []
-    for i, (author, text) in enumerate(document.pieces):
-        new = tokenizer.encode(text).ids
-        if i == len(document.pieces) - 1:
-            new = [*new, tokenizer.token_to_id(vocabulary.END_OF_TEXT)]
-        ids += new
-        authors += [author] * len(new)
-        piece += [i] * len(new)
-    return Encoded(ids, authors, piece)
-
-
-def pack(documents: Sequence[Encoded], rows: int, width: int = ROW) -> tuple[Rows, int]:
-    """First-fit packing; (batch, how many of `documents` it holds).
-
-    Stops at the first document that fits in no row. A document longer than a row is
-    a ValueError.
-    """
-    shape = (rows, width)
-    tokens_BT, positions_BT, segments_BT = np.zeros((3, *shape), np.int32)
-    batch = Rows(tokens_BT, positions_BT, segments_BT, np.zeros(shape, np.float32))
-    used, count = [0] * rows, [0] * rows
-    for taken, document in enumerate(documents):
-        length = len(document.ids)
-        if length > width:
-            raise ValueError(f"a document of {length} tokens does not fit a row of {width}")
-        row = next((r for r in range(rows) if used[r] + length <= width), None)
-        if row is None:
-            return batch, taken
-        where = slice(used[row], used[row] + length)
-        used[row] += length
-        count[row] += 1
-        batch.tokens_BT[row, where] = document.ids
-        batch.positions_BT[row, where] = range(length)
-        batch.segments_BT[row, where] = count[row]
-        batch.weight_BT[row, where] = [a is not Author.PROMPT for a in document.authors]
-    return batch, len(documents)
+    def command(self) -> str:
+        """The command that makes this base."""
+        changed = [
+            f"--{field.name}={getattr(self, field.name)}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return " ".join(["python -m torl_jax.pretrain", "--out=DIR", *changed])
 
 
-def batches(seed: int, tokenizer: Tokenizer, rows: int) -> Iterator[Rows]:
-    """The corpus from its first document on, for ever."""
-    index, waiting = 0, []
-    while True:
-        while sum(len(d.ids) for d in waiting) < rows * ROW:
-            waiting.append(encode(corpus.document(seed, index), tokenizer))
-            index += 1
-        batch, taken = pack(waiting, rows)
-        waiting = waiting[taken:]
-        yield batch
+HELP = {
+    "seed": "Of the corpus and of the initial weights.",
+    "steps": "Optimiser steps: linear warm-up, then one cosine to zero.",
+    "rows": f"Rows of {ROW} tokens a step.",
+    "learning_rate": "AdamW's peak step size.",
+    "warmup": "Steps of linear warm-up.",
+    "layers": "Decoder blocks.",
+    "width": "Model width; heads are 32 wide, two to a key head.",
+    "mlp": "Width of the gated mlp.",
+    "log_every": "Steps between lines of progress.",
+}
 
 
 def token_logps(config: ModelConfig, params: dict, batch: Rows) -> jax.Array:
@@ -140,10 +109,10 @@ def loss_of(config: ModelConfig, params: dict, batch: Rows) -> jax.Array:
     return -jnp.sum(token_logps(config, params, batch) * weight_BT) / jnp.sum(weight_BT)
 
 
-def train(config: ModelConfig, tokenizer: Tokenizer) -> tuple[dict, float]:
+def train(config: ModelConfig, tokenizer: Tokenizer, recipe: Recipe) -> tuple[dict, float]:
     """(parameters, mean loss of the last progress line); prints progress."""
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, FLAGS.learning_rate, FLAGS.warmup, FLAGS.steps
+        0.0, recipe.learning_rate, recipe.warmup, recipe.steps
     )
     optimiser = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.01)
@@ -154,104 +123,25 @@ def train(config: ModelConfig, tokenizer: Tokenizer) -> tuple[dict, float]:
         updates, state = optimiser.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    params = initialise(config, jax.random.key(FLAGS.seed))
+    params = initialise(config, jax.random.key(recipe.seed))
     state = optimiser.init(params)
     step_jit = jax.jit(step, donate_argnums=(0, 1))
-    source = batches(FLAGS.seed, tokenizer, FLAGS.rows)
+    source = batches(recipe.seed, tokenizer, recipe.rows)
     start, losses, mean = time.monotonic(), [], float("nan")
-    for n in range(1, FLAGS.steps + 1):
+    for n in range(1, recipe.steps + 1):
         params, state, loss = step_jit(params, state, next(source))
         losses.append(loss)
-        if n % FLAGS.log_every == 0 or n == FLAGS.steps:
+        if n % recipe.log_every == 0 or n == recipe.steps:
             mean = float(np.mean(jax.device_get(losses)))
             losses = []
             spent = time.monotonic() - start
-            left = spent / n * (FLAGS.steps - n)
+            left = spent / n * (recipe.steps - n)
             print(
-                f"step {n}/{FLAGS.steps}  loss {mean:.4f} nats a token  "
+                f"step {n}/{recipe.steps}  loss {mean:.4f} nats a token  "
                 f"{spent:.0f} s spent, {left:.0f} s left",
                 flush=True,
             )
     return jax.device_get(params), mean
-
-
-class Digits(NamedTuple):
-    """Shares of documents, each under teacher forcing.
-
-    `greedy`: every digit is the likeliest token. `sampled`: the mean probability
-    that all of them are right when sampled at T=1.
-    """
-
-    greedy: float
-    sampled: float
-
-
-def _masked(right_BT: np.ndarray, logp_BT: np.ndarray, where_BT: np.ndarray) -> Digits:
-    greedy_B = np.all(right_BT | ~where_BT, axis=1)
-    sampled_B = np.exp(np.sum(np.where(where_BT, logp_BT, 0.0), axis=1))
-    return Digits(float(np.mean(greedy_B)), float(np.mean(sampled_B)))
-
-
-def gate(
-    config: ModelConfig, params: dict, tokenizer: Tokenizer, seed: int = 0
-) -> dict[str, dict[str, Digits]]:
-    """Per family, {"code": ..., "box": ...} over held-out programs without a flaw."""
-    numeric = np.array(
-        [any(c.isdigit() for c in tokenizer.decode([i])) for i in range(config.vocab_size)]
-    )
-
-    @jax.jit
-    def read(params: dict, batch: Rows) -> tuple[jax.Array, jax.Array]:
-        hidden_BTD, _ = Transformer(config).apply(
-            {"params": params}, batch.tokens_BT, batch.positions_BT, batch.segments_BT
-        )
-        logits_BTV = heads.logits(params, hidden_BTD[:, :-1])
-        target_BT1 = batch.tokens_BT[:, 1:, None]
-        logp_BTV = jax.nn.log_softmax(logits_BTV)
-        right_BT = jnp.argmax(logits_BTV, axis=-1) == target_BT1[..., 0]
-        return right_BT, jnp.take_along_axis(logp_BTV, target_BT1, axis=-1)[..., 0]
-
-    table = {}
-    for family in arithmetic.FAMILIES:
-        documents = [
-            encode(corpus.document(seed, i, "code", (family,), held_out=True), tokenizer)
-            for i in range(GATE_DOCUMENTS)
-        ]
-        rows = [pack([document], 1)[0] for document in documents]
-        batch = Rows(*(np.concatenate(column) for column in zip(*rows, strict=True)))
-        right_BT, logp_BT = map(np.asarray, read(params, batch))
-        piece_BT = np.zeros((len(documents), ROW), np.int32)
-        for row, document in enumerate(documents):
-            piece_BT[row, : len(document.piece)] = document.piece
-        digit_BT = numeric[batch.tokens_BT] & (piece_BT > 0)
-        # Pieces: 0 the prompt, 1 the program, 2 what it printed, 3 the answer.
-        table[family] = {
-            name: _masked(right_BT, logp_BT, (digit_BT & (piece_BT == piece))[:, 1:])
-            for name, piece in (("code", 1), ("box", 3))
-        }
-    return table
-
-
-def failures(table: dict[str, dict[str, Digits]]) -> list[str]:
-    """The gate's cells below GATE, in words."""
-    return [
-        f"{family} {name} {digits.greedy:.2f}"
-        for family, row in table.items()
-        for name, digits in row.items()
-        if digits.greedy < GATE
-    ]
-
-
-def markdown(table: dict[str, dict[str, Digits]]) -> str:
-    """The gate as a table."""
-    lines = [
-        "| family | code, greedy | code, T=1 | box, greedy | box, T=1 |",
-        "|---|---|---|---|---|",
-    ]
-    for family, row in table.items():
-        cells = [f"{x:.3f}" for digits in row.values() for x in digits]
-        lines.append(f"| {family} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 CARD = """# tiny-base
@@ -291,19 +181,20 @@ def write(folder: Path, config: ModelConfig, params: dict, tokenizer: Tokenizer)
 
 
 def report(
-    folder: Path, table: dict[str, dict[str, Digits]], parameters: int, loss: float, seconds: float
+    folder: Path,
+    recipe: Recipe,
+    table: gate.Table,
+    parameters: int,
+    loss: float,
+    seconds: float,
 ) -> None:
     """gate.json and the model card."""
-    changed = [f for f in FLAGS.get_key_flags_for_module(sys.modules[__name__]) if f.present]
-    command = " ".join(
-        ["python -m torl_jax.pretrain", *(f"--{flag.name}={flag.value}" for flag in changed)]
-    )
     record = {
-        "command": command,
+        "command": recipe.command(),
         "seconds": round(seconds),
         "loss": loss,
-        "needed": GATE,
-        "documents_per_family": GATE_DOCUMENTS,
+        "needed": gate.NEEDED,
+        "documents_per_family": gate.DOCUMENTS,
         "families": {
             family: {name: digits._asdict() for name, digits in row.items()}
             for family, row in table.items()
@@ -313,9 +204,9 @@ def report(
     total = sum(corpus.FLAWS.values())
     card = CARD.format(
         parameters=parameters,
-        command=command,
-        seed=FLAGS.seed,
-        steps=FLAGS.steps,
+        command=recipe.command(),
+        seed=recipe.seed,
+        steps=recipe.steps,
         seconds=seconds,
         device=f"{jax.device_count()} {jax.devices()[0].platform} device",
         loss=loss,
@@ -326,63 +217,64 @@ def report(
         retry=corpus.RETRY_SHARE,
         families=", ".join(arithmetic.FAMILIES),
         held_out=arithmetic.HELD_OUT_SHARE,
-        documents=GATE_DOCUMENTS,
-        needed=GATE,
-        table=markdown(table),
+        documents=gate.DOCUMENTS,
+        needed=gate.NEEDED,
+        table=gate.markdown(table),
     )
     (folder / "README.md").write_text(card)
 
 
-def make(folder: Path) -> list[str]:
+def make(folder: Path, recipe: Recipe) -> list[str]:
     """Makes everything and returns what failed the gate."""
     start = time.monotonic()
-    first = (corpus.document(FLAGS.seed, i) for i in range(TOKENIZER_DOCUMENTS))
+    first = (corpus.document(recipe.seed, i) for i in range(TOKENIZER_DOCUMENTS))
     tokenizer = vocabulary.build(text for document in first for _, text in document.pieces)
     end = tokenizer.encode(vocabulary.END_OF_TEXT).ids
     config = ModelConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        d_model=FLAGS.width,
-        layers=FLAGS.layers,
-        heads=FLAGS.width // 32,
-        kv_heads=FLAGS.width // 64,
+        d_model=recipe.width,
+        layers=recipe.layers,
+        heads=recipe.width // 32,
+        kv_heads=recipe.width // 64,
         head_dim=32,
-        d_mlp=FLAGS.mlp,
+        d_mlp=recipe.mlp,
         rope_theta=10_000.0,
         tied=True,
         max_positions=512,
         eos_ids=tuple(end),
     )
     print(f"{config.parameter_count:,} parameters, vocabulary {config.vocab_size}", flush=True)
-    params, loss = train(config, tokenizer)
+    params, loss = train(config, tokenizer, recipe)
     write(folder, config, params, tokenizer)
-    table = gate(config, params, tokenizer, FLAGS.seed)
-    report(folder, table, config.parameter_count, loss, time.monotonic() - start)
-    print(markdown(table))
-    return failures(table)
+    table = gate.measure(config, params, tokenizer, recipe.seed)
+    report(folder, recipe, table, config.parameter_count, loss, time.monotonic() - start)
+    print(gate.markdown(table))
+    return gate.failures(table)
 
 
 def main(arguments: list[str]) -> None:
     """Exit codes: 0 made and passed, 1 made but below the gate, 2 a user's error."""
     if arguments:
         raise UserError(f"unexpected argument {arguments[0]!r}: every option is a --flag")
-    if not FLAGS.out:
+    values = flags.FLAGS
+    if not values.out:
         raise UserError("--out is missing: name the folder to write")
-    if FLAGS.width % 64:
-        raise UserError(f"--width={FLAGS.width}: expected a multiple of 64 (heads come in pairs)")
-    if FLAGS.steps <= FLAGS.warmup:
-        raise UserError(
-            f"--steps={FLAGS.steps} leaves nothing after --warmup={FLAGS.warmup}: "
-            "raise the first or lower the second"
-        )
-    folder = Path(FLAGS.out)
+    recipe = Recipe(
+        **{field.name: values[field.name].value for field in dataclasses.fields(Recipe)}
+    )
+    folder = Path(values.out)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out={folder} is a file: name a folder to write")
-    failed = make(folder)
+    failed = make(folder, recipe)
     if failed:
-        words = f"gate failed (needed {GATE}): {', '.join(failed)}; train longer (--steps)"
+        words = f"gate failed (needed {gate.NEEDED}): {', '.join(failed)}; train longer (--steps)"
         print(words, file=sys.stderr)
         sys.exit(1)
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "Folder to write, Hugging Face layout (required).")
+    for option in dataclasses.fields(Recipe):
+        define = flags.DEFINE_float if option.type is float else flags.DEFINE_integer
+        define(option.name, getattr(Recipe(), option.name), HELP[option.name])
     cli.run(main, __doc__ or "")

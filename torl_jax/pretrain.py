@@ -259,9 +259,8 @@ def main(arguments: list[str]) -> None:
     values = flags.FLAGS
     if not values.out:
         raise UserError("--out is missing: name the folder to write")
-    recipe = Recipe(
-        **{field.name: values[field.name].value for field in dataclasses.fields(Recipe)}
-    )
+    chosen = values.flag_values_dict()
+    recipe = Recipe(**{field.name: chosen[field.name] for field in dataclasses.fields(Recipe)})
     folder = Path(values.out)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out={folder} is a file: name a folder to write")

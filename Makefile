@@ -26,7 +26,7 @@ train: setup
 	$(RUN) -m torl_jax.report $(WORKDIR)
 
 test: setup
-	$(RUN) -m pytest -m 'not parity'
+	$(RUN) -m pytest -m 'not parity' --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(PIP) --editable '.[lint]'

@@ -139,7 +139,7 @@ def draw_times(axes: Axes, rows: Sequence[Row]) -> None:
     recent = stack[:, -max(1, len(timed) // 20) :].mean(axis=1)
     middles = np.cumsum(recent) - recent / 2
     labels = [
-        (f"{name} {number(seconds)} s", color, middle)
+        (f"{name} {seconds:.2f} s", color, middle)
         for (name, _, color), seconds, middle in zip(PHASES, recent, middles, strict=True)
     ]
     label_ends(axes, steps[-1], labels)

@@ -229,13 +229,9 @@ def wait_for_one(calls: Iterable[Future]) -> float:
     return time.perf_counter() - start
 
 
-def admissible(rollout: Rollout, problems: Iterable[Problem]) -> tuple[list[Problem], list[str]]:
+def admissible(rollout: Rollout, problems: Sequence[Problem]) -> tuple[list[Problem], list[str]]:
     """Problems whose prompts fit, and the ids of those that do not."""
-    kept, dropped = [], []
-    for problem in problems:
-        tokens = rollout.tokenizer.encode(rollout.protocol.prompt(problem))
-        if len(tokens) <= rollout.max_prompt:
-            kept.append(problem)
-        else:
-            dropped.append(problem.id)
-    return kept, dropped
+    lengths = rollout.tokenizer.lengths([rollout.protocol.prompt(p) for p in problems])
+    fits = [length <= rollout.max_prompt for length in lengths]
+    kept = [problem for problem, fit in zip(problems, fits, strict=True) if fit]
+    return kept, [problem.id for problem, fit in zip(problems, fits, strict=True) if not fit]

@@ -240,3 +240,8 @@ def test_a_tokenizer_that_is_not_byte_level(tmp_path: Path) -> None:
     words.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match="not a byte-level tokenizer"):
         Tokenizer(tmp_path)
+
+
+def test_lengths_are_those_of_encode(qwen):
+    texts = ["", "x", "What is 6*7?\n```python\nprint(42)\n```", "<|endoftext|>", "é" * 50]
+    assert qwen.lengths(texts) == [len(qwen.encode(text)) for text in texts]

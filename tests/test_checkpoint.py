@@ -50,6 +50,14 @@ def test_the_last_k_and_the_best_stay(trained, tmp_path):
     assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [2, 4, 5]
 
 
+def test_the_best_by_greedy_accuracy_where_nothing_was_sampled(trained, tmp_path):
+    saved = Checkpoints(tmp_path, keep=1)
+    for step, accuracy in enumerate([0.1, 0.9, 0.3], start=1):
+        saved.save(step, at(trained, step), Meta(step, CFG), {"eval/greedy_accuracy": accuracy})
+    saved.close()
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir()) == [2, 3]
+
+
 def test_a_half_written_checkpoint_is_not_the_latest(trained, tmp_path):
     saved = Checkpoints(tmp_path, keep=2)
     saved.save(1, at(trained, 1), Meta(1, CFG), {})

@@ -259,6 +259,29 @@ def test_the_order_of_answers_changes_no_episode(make, tokenizer):
     assert len({e.tokens for e in forward}) == 9
 
 
+def test_permuting_problems_or_changing_slots_changes_no_episode(make, tokenizer, box):
+    pieces = [*RANDOM, tool(tokenizer), CHANCE, "."]
+    found = []
+    for problems, slots in ((PROBLEMS, 4), (PROBLEMS[::-1], 4), (PROBLEMS, 9)):
+        rollout = make(pieces, PythonEnv(box), slots=slots, response=60)
+        episodes = rollout.collect(problems, 2).episodes
+        found.append({(e.problem.id, e.sample): e.tokens for e in episodes})
+    assert found[0] == found[1] == found[2]
+    assert len(set(found[0].values())) == 6
+
+
+def test_an_episodes_tokens_are_what_its_row_read(make, tokenizer, box):
+    rollout = make([*RANDOM, tool(tokenizer), CHANCE, "."], PythonEnv(box), response=60)
+    rows = []
+
+    def finish(episode):
+        read = [tuple(slot.tokens) for slot in rollout.engine.table.slots]
+        rows.append(episode.tokens in read)
+
+    rollout.collect(PROBLEMS, 2, on_finish=finish)
+    assert rows == [True] * 6
+
+
 class SlowFirst:
     """The first call is answered only after another episode has ended."""
 

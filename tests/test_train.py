@@ -1,5 +1,6 @@
 """The whole program through its real entry point: runs, dies, resumes, complains."""
 
+import fcntl
 import json
 import os
 import signal
@@ -194,6 +195,21 @@ def test_more_steps_of_a_finished_run_go_on(whole, environment, tmp_path):
     assert "changed since: run.steps" in out
     assert [row["step"] for row in rows(workdir)] == [0, 1, 2, 3, 4, 5]
     assert timeless(workdir)[:5] == timeless(whole[0])
+
+
+def test_a_finished_run_says_so(whole, environment):
+    before = (whole[0] / "metrics.jsonl").read_bytes()
+    out = run(whole[0], environment)
+    assert "all 4 steps are done" in out and "run.steps" in out
+    assert (whole[0] / "metrics.jsonl").read_bytes() == before
+
+
+def test_two_runs_do_not_share_a_working_directory(whole, environment, tmp_path):
+    with open(tmp_path / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        line = fails(environment, f"--workdir={tmp_path}", *TINY)
+    assert "another run" in line
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
 def tool(environment, module, *args, stdin=None) -> subprocess.CompletedProcess:

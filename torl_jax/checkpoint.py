@@ -2,13 +2,15 @@
 
 A checkpoint is written beside its final place and renamed when whole, so the
 latest one is never half-written, whenever the process dies. Saving is
-asynchronous; the last `keep` are kept, and the best by `eval/accuracy`.
+asynchronous; the last `keep` are kept, and of those saved after an evaluation the
+best by held-out accuracy (sampled, or greedy where nothing was sampled).
 """
 
 import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
@@ -17,7 +19,7 @@ from torl_jax import config
 from torl_jax.errors import UserError
 from torl_jax.learner.state import TrainState
 
-METRIC = "eval/accuracy"
+METRICS = ("eval/accuracy", "eval/greedy_accuracy")
 # What a resumed run may not change: other values would silently make another experiment.
 FIXED = ("model", "data", "protocol", "rl")
 
@@ -36,7 +38,7 @@ class Checkpoints:
     def __init__(self, workdir: epath.PathLike, keep: int, read_only: bool = False) -> None:
         self.folder = epath.Path(workdir).absolute() / "checkpoints"
         best = BestN(
-            get_metric_fn=lambda metrics: metrics[METRIC],
+            get_metric_fn=lambda metrics: metrics["accuracy"],
             n=1,
             keep_checkpoints_without_metrics=False,
         )
@@ -57,7 +59,7 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, meta: Meta, metrics: dict[str, float]) -> None:
         """Starts saving; arrays are copied before this returns, so training may go on."""
-        found = {METRIC: metrics[METRIC]} if METRIC in metrics else None
+        found = next(({"accuracy": metrics[name]} for name in METRICS if name in metrics), None)
         document = {"cursor": meta.cursor, "config": config.to_dict(meta.config)}
         self.manager.save(
             step,
@@ -81,11 +83,11 @@ class Checkpoints:
 
     def params(self, step: int, abstract: dict) -> dict:
         """The policy's parameters alone, as numpy arrays in the shapes of `abstract`."""
-        with ocp.CheckpointManager(
-            self.folder, item_handlers={"state": ocp.PyTreeCheckpointHandler()}
-        ) as manager:
+        options = ocp.CheckpointManagerOptions(read_only=True)
+        handlers = {"state": ocp.PyTreeCheckpointHandler()}
+        with ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers) as manager:
             wanted = {"params": abstract}
-            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np_array()), wanted)
+            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
             item = ocp.args.PyTreeRestore(
                 item=wanted, restore_args=restore_args, partial_restore=True
             )
@@ -95,13 +97,6 @@ class Checkpoints:
         """Waits until the last save is whole."""
         self.manager.wait_until_finished()
         self.manager.close()
-
-
-def np_array() -> type:
-    """numpy's array type, as orbax names it."""
-    import numpy as np
-
-    return np.ndarray
 
 
 def check_fits(saved: config.Config, wanted: config.Config, folder: epath.PathLike) -> list[str]:

@@ -12,9 +12,11 @@ The same command resumes where the last checkpoint left off. Ctrl-C saves first.
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import math
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -156,7 +158,7 @@ class Trainer:
         advantage = np.zeros(len(episodes), np.float32)
         advantage[kept] = advantages.grpo(rewards[kept], groups[kept])
         size = len(episodes) // cfg.rl.minibatches
-        parts_ = [slice(i, i + size) for i in range(0, len(episodes), size)]
+        minibatches = [slice(i, i + size) for i in range(0, len(episodes), size)]
         return [
             from_episodes(
                 episodes[part],
@@ -165,7 +167,7 @@ class Trainer:
                 row_tokens=cfg.learner.row_tokens,
                 microbatch_rows=cfg.learner.microbatch_rows,
             )
-            for part in parts_
+            for part in minibatches
         ]
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
@@ -209,6 +211,9 @@ def train(cfg: config.Config, workdir: epath.Path) -> None:
     text = parts.tokenizer(cfg.model)
     training, held_out = parts.problems(cfg)
     start, changed = resume_point(cfg, workdir)
+    if start >= cfg.run.steps:
+        print(f"{workdir}: all {start} steps are done; to go on, raise --config.run.steps")
+        return
     compilations = Counter()
     model = parts.transformer(cfg, shape, remat=cfg.learner.remat)
     learner = Learner(cfg, model, len(text), mesh.make())
@@ -227,6 +232,7 @@ def train(cfg: config.Config, workdir: epath.Path) -> None:
                 f"{len(training)} training problems; config.rl.problems_per_step asks for "
                 f"{cfg.rl.problems_per_step}"
             )
+        stack.enter_context(only_run(workdir))
         checkpoints = Checkpoints(workdir, cfg.checkpoint.keep)
         stack.callback(checkpoints.close)
         if start:
@@ -248,6 +254,24 @@ def train(cfg: config.Config, workdir: epath.Path) -> None:
             stop=stop,
             compilations=compilations,
         ).loop(state, start, checkpoints)
+
+
+@contextlib.contextmanager
+def only_run(workdir: epath.Path) -> Iterator[None]:
+    """Holds `workdir` while it is open; UserError where another process does.
+
+    The kernel lets go of the lock with the process, however that ends.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another run is writing to {workdir}; wait for it, stop it, or choose another "
+                "--workdir"
+            ) from None
+        yield
 
 
 def resume_point(cfg: config.Config, workdir: epath.Path) -> tuple[int, list[str]]:
@@ -292,7 +316,6 @@ def fitting(
 
 def write_config(workdir: epath.Path, cfg: config.Config) -> None:
     """workdir/config.json, for people, `report` and `export`."""
-    workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(config.to_dict(cfg), indent=2) + "\n")
 
 

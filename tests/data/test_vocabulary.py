@@ -69,6 +69,8 @@ def test_transformers_reads_the_same_ids(tokenizer, tmp_path):
     from transformers import AutoTokenizer
 
     vocabulary.save(tokenizer, tmp_path)
+    # With a config.json transformers chooses the class by the model's type.
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     for text in texts(30):
         assert loaded(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text).ids
@@ -85,4 +87,4 @@ def test_the_shape_is_that_of_qwens_file(tokenizer, shared):
 
     assert kinds(ours) == kinds(theirs)
     split = theirs["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
-    assert split.replace("\\p{N}|", "\\p{N}{1,2}|") == vocabulary.WORDS
+    assert split == vocabulary.WORDS

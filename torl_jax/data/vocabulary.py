@@ -1,10 +1,12 @@
 """The tiny base's tokenizer: byte-level BPE in the published layout of Qwen2.5's.
 
-The same pieces in the same order (split by a regular expression, then bytes, then
-merges), so the code that loads Qwen2.5's tokenizer loads this one; every text
+The same pieces in the same order (split by the same regular expression, then bytes,
+then merges), so what loads Qwen2.5's tokenizer loads this one; every text
 round-trips because all 256 bytes are tokens. Two things differ: the vocabulary is
-small, and a number is cut into pairs of digits from the left (Qwen: single digits),
-every pair being one token. A small model copies "347" as two tokens, almost surely.
+small, and a number is cut into pairs of digits from the left (Qwen: single digits):
+every pair is an added token, matched before the split. (A split rule of our own
+would not survive: transformers gives every model of type qwen2 Qwen's own.) A small
+model copies "347" as two tokens, almost surely.
 """
 
 import json
@@ -12,11 +14,20 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 END_OF_TEXT = "<|endoftext|>"
 WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
@@ -48,14 +59,13 @@ def build(texts: Iterable[str], merges: int = 400, min_frequency: int = 100) -> 
         show_progress=False,
     )
     learner.train_from_iterator(texts, trainer)
-    learnt = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    digits = "0123456789"
-    pairs = [(a, b) for a in digits for b in digits]
-    kept = pairs + [pair for pair in learnt if pair not in set(pairs)][:merges]
-    vocab = {token: i for i, token in enumerate(alphabet)}
-    for left, right in kept:
+    learnt = [tuple(p) for p in json.loads(learner.to_str())["model"]["merges"]][:merges]
+    pairs = [a + b for a in "0123456789" for b in "0123456789"]
+    vocab = {token: i for i, token in enumerate([*alphabet, *pairs])}
+    for left, right in learnt:
         vocab.setdefault(left + right, len(vocab))
-    tokenizer = _pipeline(models.BPE(vocab=vocab, merges=kept))
+    tokenizer = _pipeline(models.BPE(vocab=vocab, merges=learnt))
+    tokenizer.add_tokens([AddedToken(pair, normalized=False) for pair in pairs])
     tokenizer.add_special_tokens([END_OF_TEXT])
     return tokenizer
 
@@ -66,8 +76,7 @@ def save(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=True)
     settings = {
-        # The class that reads the file as it is; Qwen2Tokenizer brings its own number rule.
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": "Qwen2Tokenizer",
         "eos_token": END_OF_TEXT,
         "pad_token": END_OF_TEXT,
         "bos_token": None,

@@ -85,3 +85,16 @@ def test_what_may_change_between_runs_and_what_may_not():
         other = dataclasses.replace(CFG, **{section: changed})
         with pytest.raises(UserError, match=rf"config\.{section}\.{key}=.*--workdir"):
             check_fits(CFG, other, "w")
+
+
+@pytest.mark.parametrize("part", ["state", "meta"])
+def test_a_damaged_checkpoint_is_one_clear_line(trained, tmp_path, part):
+    saved = Checkpoints(tmp_path, keep=2)
+    saved.save(1, at(trained, 1), Meta(1, CFG), {})
+    saved.close()
+    for path in (tmp_path / "checkpoints" / "1" / part).rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    again = Checkpoints(tmp_path, keep=2, read_only=True)
+    with pytest.raises(UserError, match=r"cannot be read .* move that folder away"):
+        again.restore(1, trained) if part == "state" else again.meta(1)

@@ -6,7 +6,9 @@ asynchronous; the last `keep` are kept, and of those saved after an evaluation t
 best by held-out accuracy (sampled, or greedy where nothing was sampled).
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -72,26 +74,41 @@ class Checkpoints:
     def meta(self, step: int) -> Meta:
         """The checkpoint's cursor and config."""
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        document: dict[str, Any] = self.manager.restore(step, args=args)["meta"]
+        with self._readable(step):
+            document: dict[str, Any] = self.manager.restore(step, args=args)["meta"]
         return Meta(cursor=document["cursor"], config=config.parse(document["config"]))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state, in the shapes and shardings of `like`."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-        return self.manager.restore(step, args=args)["state"]
+        with self._readable(step):
+            return self.manager.restore(step, args=args)["state"]
 
     def params(self, step: int, abstract: dict) -> dict:
         """The policy's parameters alone, as numpy arrays in the shapes of `abstract`."""
         options = ocp.CheckpointManagerOptions(read_only=True)
         handlers = {"state": ocp.PyTreeCheckpointHandler()}
-        with ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers) as manager:
-            wanted = {"params": abstract}
-            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-            item = ocp.args.PyTreeRestore(
-                item=wanted, restore_args=restore_args, partial_restore=True
-            )
+        wanted = {"params": abstract}
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        item = ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=True)
+        with (
+            self._readable(step),
+            ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers) as manager,
+        ):
             return manager.restore(step, args=ocp.args.Composite(state=item))["state"]["params"]
+
+    @contextlib.contextmanager
+    def _readable(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        # orbax and tensorstore say "damaged" with many types.
+        except (KeyError, ValueError, OSError, TypeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"the checkpoint {self.folder / str(step)} cannot be read ({reason}); if it is "
+                "damaged, move that folder away: the run goes on from the one before it"
+            ) from error
 
     def close(self) -> None:
         """Waits until the last save is whole."""

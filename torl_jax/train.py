@@ -262,15 +262,20 @@ def only_run(workdir: epath.Path) -> Iterator[None]:
 
     The kernel lets go of the lock with the process, however that ends.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "w") as file:
+    with contextlib.ExitStack() as stack:
         try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(workdir / ".lock", "w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
                 f"another run is writing to {workdir}; wait for it, stop it, or choose another "
                 "--workdir"
             ) from None
+        except OSError as error:
+            raise UserError(
+                f"cannot write to --workdir={workdir} ({error.strerror}); choose another"
+            ) from error
         yield
 
 

@@ -15,6 +15,9 @@ Deviations from the released code, numbered as in docs/paper_index.md:
      are never shown); --config.protocol.observation=compat gives the released table.
   4. Grading wraps both sides in \\boxed{}.
   5. Sampling keys fold in the step, so that a second visit draws new samples.
+  6. An observation that does not fit the budget ends the episode; half is never shown.
+  7. Validation prompts have the training limit of 390 tokens (the release: 1,024), and
+     validation samples once at T=1 besides the greedy run of the paper.
 """
 
 from typing import Any
@@ -64,7 +67,6 @@ def get_config(argument: str = "") -> Any:
     c.sandbox.preload = ("numpy", "sympy")
     c.reward.workers = 4
     c.eval.every = 4
-    c.eval.sampled = False
     c.data.eval_problems = 374
     c.checkpoint.every = 20
     c.run.steps = 1050

@@ -3,12 +3,17 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# A busy machine is no failure: tests bound what they do, not how long it takes.
+hypothesis.settings.register_profile("torl_jax", deadline=None)
+hypothesis.settings.load_profile("torl_jax")
 
 ROOT = Path(__file__).resolve().parent.parent
 

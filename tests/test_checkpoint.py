@@ -77,9 +77,12 @@ def test_a_half_written_checkpoint_is_not_the_latest(trained, tmp_path):
 def test_what_may_change_between_runs_and_what_may_not():
     longer = dataclasses.replace(CFG, run=dataclasses.replace(CFG.run, steps=5))
     assert check_fits(CFG, longer, "w") == ["run.steps"]
+    slower = dataclasses.replace(CFG, optimizer=dataclasses.replace(CFG.optimizer, lr=1e-7))
+    assert check_fits(CFG, slower, "w") == ["optimizer.lr"]
     for section, key, value in [
         ("rl", "group_size", 4), ("run", "seed", 1), ("model", "path", "x"),
-        ("protocol", "calls", 2), ("data", "path", "y"),
+        ("protocol", "calls", 2), ("data", "path", "y"), ("sampler", "max_prompt", 9),
+        ("optimizer", "warmup", 5),
     ]:  # fmt: skip
         changed = dataclasses.replace(getattr(CFG, section), **{key: value})
         other = dataclasses.replace(CFG, **{section: changed})

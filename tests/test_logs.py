@@ -214,7 +214,7 @@ def test_wandb_without_its_package_names_the_extra_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "wandb", None)  # import then fails as if not installed
-    with pytest.raises(UserError, match=r"pip install torl_jax\[wandb\]"):
+    with pytest.raises(UserError, match=r"pip install wandb"):
         writer(tmp_path, wandb=True)
     assert not list(tmp_path.iterdir())
 

@@ -23,7 +23,15 @@ from torl_jax.learner.state import TrainState
 
 METRICS = ("eval/accuracy", "eval/greedy_accuracy")
 # What a resumed run may not change: other values would silently make another experiment.
-FIXED = ("model", "data", "protocol", "rl")
+FIXED = ("model", "data", "protocol", "sampler", "rl", "optimizer")
+# Keys of these that change speed only, or that people do change on purpose.
+FREE = (
+    "sampler.slots",
+    "sampler.segment",
+    "sampler.extend_rows",
+    "sampler.ladder",
+    "optimizer.lr",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +137,11 @@ def check_fits(saved: config.Config, wanted: config.Config, folder: epath.PathLi
         for key in before[section]
         if before[section][key] != now[section][key]
     ]
-    fixed = [k for k in changed if k.split(".")[0] in FIXED or k == "run.seed"]
+    fixed = [
+        key
+        for key in changed
+        if (key.split(".")[0] in FIXED and key not in FREE) or key == "run.seed"
+    ]
     if fixed:
         section, key = fixed[0].split(".")
         raise UserError(

@@ -33,6 +33,10 @@ def run(main: Callable[[list[str]], None], doc: str, with_config: bool = False) 
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        # A full disk, a folder that cannot be read: the machine's trouble, not a bug's trace.
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -225,6 +225,7 @@ NOT_NEGATIVE = (
     "rl.clip_high",
     "rl.kl_coef",
     "optimizer.warmup",
+    "optimizer.eps",
     "optimizer.weight_decay",
     "run.seed",
     "run.dump_episodes",

@@ -5,7 +5,7 @@
 `--checkpoint` is a working directory (its newest checkpoint), one step of it
 (WORKDIR/checkpoints/STEP), or a Hugging Face folder. The folder gets
 `config.json`, safetensors, the tokenizer's files, and `torl_config.json`, from
-which `solve` and `evaluate` know the prompt and the sampling settings.
+which `solve` knows the prompt and the budgets.
 """
 
 import json

@@ -330,7 +330,7 @@ def import_wandb() -> ModuleType:
     except ImportError as error:
         raise UserError(
             f"logging to Weights & Biases needs a package that cannot be imported ({error}): "
-            f"run `pip install torl_jax[wandb]` or turn it off"
+            f"run `pip install wandb` or turn it off"
         ) from error
 
 

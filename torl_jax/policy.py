@@ -39,6 +39,7 @@ def load(path: str, fallback: config.Config | None = None) -> Policy:
     if hf.is_model(folder):
         return _published(folder, fallback)
     workdir, step = _locate(folder)
+    _no_fallback(folder, fallback)
     with contextlib.closing(Checkpoints(workdir, keep=1, read_only=True)) as checkpoints:
         step = checkpoints.latest() if step is None else step
         if step is None:
@@ -53,11 +54,17 @@ def _published(folder: Path, fallback: config.Config | None) -> Policy:
     shape, params = hf.load(folder)
     cfg = fallback or config.Config()
     if (folder / RECIPE).is_file():
+        _no_fallback(folder, fallback)
         cfg = config.parse(json.loads((folder / RECIPE).read_text()))
     model = dataclasses.replace(
         cfg.model, path=str(folder), tokenizer="", random=False, overrides={}
     )
     return Policy(dataclasses.replace(cfg, model=model), shape, params)
+
+
+def _no_fallback(folder: Path, fallback: config.Config | None) -> None:
+    if fallback is not None:
+        raise UserError(f"{folder} carries its own recipe; leave --config away")
 
 
 def _locate(folder: Path) -> tuple[Path, int | None]:

@@ -1,6 +1,6 @@
 r"""Makes the tiny base: a seeded corpus, a tokenizer, a decoder trained from nothing, a gate.
 
-    python -m torl_jax.pretrain --out=assets/tiny-base
+    python -m torl_jax.pretrain --out=DIR
 
 1. `data/corpus.py` writes documents, `data/vocabulary.py` a tokenizer from the first of them.
 2. Documents are packed into rows of ROW tokens; segment ids keep them apart.
@@ -262,8 +262,8 @@ def main(arguments: list[str]) -> None:
     chosen = values.flag_values_dict()
     recipe = Recipe(**{field.name: chosen[field.name] for field in dataclasses.fields(Recipe)})
     folder = Path(values.out)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out={folder} is a file: name a folder to write")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out={folder} exists and is not empty: name a new folder")
     failed = make(folder, recipe)
     if failed:
         words = f"gate failed (needed {gate.NEEDED}): {', '.join(failed)}; train longer (--steps)"

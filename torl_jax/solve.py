@@ -28,6 +28,8 @@ from torl_jax.sampler.sampling import Settings
 def questions(argv: list[str], console: Console) -> Iterator[str]:
     """The question given, or those typed until end of file."""
     if argv:
+        if not " ".join(argv).strip():
+            raise UserError("the question is empty; give one, or none to be asked for them")
         yield " ".join(argv)
         return
     while True:
@@ -41,6 +43,8 @@ def questions(argv: list[str], console: Console) -> Iterator[str]:
 
 def ask(rollout: Rollout, question: str, number: int, console: Console) -> None:
     """Prints one transcript; its segments appear as soon as they are written."""
+    # What is not text in the terminal's encoding arrives as surrogates, which nothing can encode.
+    question = question.encode(errors="replace").decode()
     problem = Problem(id=f"question-{number}", question=question, answer="")
     (episode,) = rollout.collect([problem], 1).episodes
     last = episode.segments[-1]

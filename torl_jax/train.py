@@ -33,7 +33,7 @@ from torl_jax.errors import UserError
 from torl_jax.interrupt import Interrupted, StopSignal
 from torl_jax.learner.learner import Learner
 from torl_jax.learner.state import TrainState
-from torl_jax.logs import Writer
+from torl_jax.logs import Writer, local
 from torl_jax.metrics import rollout_stats
 from torl_jax.parallel import mesh
 from torl_jax.parallel.handoff import handoff
@@ -85,6 +85,8 @@ class Trainer:
                 self.save(checkpoints, done, state, row)
             self.writer.line(
                 f"stopped after step {done}, saved; the same command goes on from there"
+                if done
+                else "stopped before the first step was done: nothing to save"
             )
 
     def save(self, checkpoints: Checkpoints, done: int, state: TrainState, row: dict) -> None:
@@ -111,13 +113,15 @@ class Trainer:
         state, stats = self.learner.update(state, batches)
         if not math.isfinite(stats["grad_norm"]):
             raise UserError(
-                f"step {step + 1}: the gradient is not finite (loss {stats['loss']}); the last "
-                "checkpoint is whole: resume from it with a smaller config.optimizer.lr"
+                f"step {step + 1}: the gradient is not finite (loss {stats['loss']}); nothing "
+                "of this step is saved: the same command with a smaller --config.optimizer.lr "
+                "goes on from the last checkpoint"
             )
         end = clock()
         if (step + 1) % cfg.run.dump_every == 0 or step == 0:
             self.dump(step + 1, "train", episodes, scores)
         row = {f"train/{name}": value for name, value in stats.items()}
+        row["train/epoch"] = self.stream.epoch
         row |= rollout_stats(episodes, scores)
         written = sum(episode.count(Author.POLICY) for episode in episodes)
         row |= {
@@ -205,25 +209,26 @@ class Trainer:
 
 
 def train(cfg: config.Config, workdir: epath.Path) -> None:
-    """Runs or resumes the training run of `workdir`; nothing is written before all is checked."""
+    """Runs or resumes the training run of `workdir`, alone."""
     parts.check_paths(cfg)
     shape = parts.model_config(cfg.model)
     text = parts.tokenizer(cfg.model)
     training, held_out = parts.problems(cfg)
-    start, changed = resume_point(cfg, workdir)
-    if start >= cfg.run.steps:
-        print(f"{workdir}: all {start} steps are done; to go on, raise --config.run.steps")
-        return
-    compilations = Counter()
-    model = parts.transformer(cfg, shape, remat=cfg.learner.remat)
-    learner = Learner(cfg, model, len(text), mesh.make())
-    state = learner.create(parts.params(cfg.model, shape, cfg.run.seed))
-    with (
-        StopSignal() as stop,
-        parts.sandbox(cfg.sandbox) as box,
-        Grader(workers=cfg.reward.workers, timeout=cfg.reward.timeout) as grader,
-        contextlib.ExitStack() as stack,
-    ):
+    params = parts.params(cfg.model, shape, cfg.run.seed)
+    with contextlib.ExitStack() as stack:
+        # The lock first: what another process is about to save must not be taken for absent.
+        stack.enter_context(only_run(workdir))
+        point = resume_point(cfg, workdir)
+        if point.step >= cfg.run.steps:
+            print(f"{workdir}: all {point.step} steps are done; to go on, raise --config.run.steps")
+            return
+        compilations = Counter()
+        model = parts.transformer(cfg, shape, remat=cfg.learner.remat)
+        learner = Learner(cfg, model, len(text), mesh.make())
+        state = learner.create(params)
+        stop = stack.enter_context(StopSignal())
+        box = stack.enter_context(parts.sandbox(cfg.sandbox))
+        grader = stack.enter_context(Grader(workers=cfg.reward.workers, timeout=cfg.reward.timeout))
         rollout = parts.rollout(cfg, parts.transformer(cfg, shape), box)
         training, dropped = fitting(rollout, training, "training")
         held_out, dropped_too = fitting(rollout, held_out, "held-out")
@@ -232,28 +237,27 @@ def train(cfg: config.Config, workdir: epath.Path) -> None:
                 f"{len(training)} training problems; config.rl.problems_per_step asks for "
                 f"{cfg.rl.problems_per_step}"
             )
-        stack.enter_context(only_run(workdir))
         checkpoints = Checkpoints(workdir, cfg.checkpoint.keep)
         stack.callback(checkpoints.close)
-        if start:
-            state = checkpoints.restore(start, state)
+        if point.step:
+            state = checkpoints.restore(point.step, state)
+        writer = stack.enter_context(open_writer(cfg, workdir, point.step))
         write_config(workdir, cfg)
-        writer = stack.enter_context(open_writer(cfg, workdir, start))
         level = f"sandbox level: {box.level}" + (f" ({box.why})" if box.why else "")
         model_size = f"model: {shape.parameter_count:,} parameters"
-        for line in [*dropped, *dropped_too, level, model_size, *resume_note(start, changed)]:
+        for line in [*dropped, *dropped_too, level, model_size, *point.note()]:
             writer.line(line)
         Trainer(
             cfg=cfg,
             rollout=rollout,
             grader=grader,
             learner=learner,
-            stream=Stream(training, cfg.run.seed, start * cfg.rl.problems_per_step),
+            stream=Stream(training, cfg.run.seed, point.cursor),
             held_out=held_out,
             writer=writer,
             stop=stop,
             compilations=compilations,
-        ).loop(state, start, checkpoints)
+        ).loop(state, point.step, checkpoints)
 
 
 @contextlib.contextmanager
@@ -265,7 +269,7 @@ def only_run(workdir: epath.Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(workdir / ".lock", "w"))
+            file = stack.enter_context(open(workdir / ".lock", "a"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
@@ -279,21 +283,32 @@ def only_run(workdir: epath.Path) -> Iterator[None]:
         yield
 
 
-def resume_point(cfg: config.Config, workdir: epath.Path) -> tuple[int, list[str]]:
-    """(steps done by the newest checkpoint or 0, the config keys that changed since)."""
+@dataclasses.dataclass(frozen=True)
+class ResumePoint:
+    """Steps done by the newest checkpoint (0: none), problems taken, config keys changed since."""
+
+    step: int = 0
+    cursor: int = 0
+    changed: tuple[str, ...] = ()
+
+    def note(self) -> list[str]:
+        """What a person should know of a resumed run."""
+        if not self.step:
+            return []
+        since = f"; changed since: {', '.join(self.changed)}" if self.changed else ""
+        return [f"resuming after step {self.step}{since}"]
+
+
+def resume_point(cfg: config.Config, workdir: epath.Path) -> ResumePoint:
+    """Where to go on; UserError where the checkpoint is another experiment's."""
     if not (workdir / "checkpoints").exists():
-        return 0, []
+        return ResumePoint()
     with contextlib.closing(Checkpoints(workdir, cfg.checkpoint.keep, read_only=True)) as found:
-        start = found.latest() or 0
-        return start, check_fits(found.meta(start).config, cfg, workdir) if start else []
-
-
-def resume_note(start: int, changed: list[str]) -> list[str]:
-    """What a person should know of a resumed run."""
-    if not start:
-        return []
-    note = f"; changed since: {', '.join(changed)}" if changed else ""
-    return [f"resuming after step {start}{note}"]
+        step = found.latest()
+        if not step:
+            return ResumePoint()
+        meta = found.meta(step)
+        return ResumePoint(step, meta.cursor, tuple(check_fits(meta.config, cfg, workdir)))
 
 
 def open_writer(cfg: config.Config, workdir: epath.Path, start: int) -> Writer:
@@ -333,7 +348,7 @@ def main(argv: list[str]) -> None:
     cfg = cli.chosen_config()
     if cfg is None:
         raise UserError("no config: give --config=configs/quickstart.py")
-    train(cfg, epath.Path(flags.FLAGS.workdir))
+    train(cfg, epath.Path(local(flags.FLAGS.workdir)))
 
 
 if __name__ == "__main__":

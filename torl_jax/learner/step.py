@@ -48,7 +48,11 @@ class Objective:
 
 
 def scores(params, batch: TrainBatch, objective: Objective) -> tuple[jax.Array, jax.Array]:
-    """(log-prob of the targets, entropy), [B, T], of one microbatch at the sampling temperature."""
+    """(log-prob of the targets, entropy), [B, T], of one microbatch at the sampling temperature.
+
+    Top-k and top-p are the sampler's alone: with either on, its log-probs are those of the
+    truncated distribution, and the agreement statistics measure that difference too.
+    """
     hidden_BTD, _ = objective.model.apply(
         {"params": params}, batch.tokens, batch.positions, batch.segments
     )

@@ -210,7 +210,7 @@ def test_episodes_are_dumped_as_text_and_as_jsonl(tmp_path: Path):
     assert "  tool │ \\ud800\n" in text and "wrong, reward -1" in text
 
 
-def test_wandb_without_its_package_names_the_extra_and_writes_nothing(
+def test_wandb_without_its_package_names_it_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "wandb", None)  # import then fails as if not installed

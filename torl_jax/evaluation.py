@@ -40,10 +40,7 @@ def run(
         stats = rollout_stats(episodes, scores)
         row |= {f"eval/{prefix}{name}": stats[f"rollout/{name}"] for name in SHARED}
         for source in sorted({problem.source for problem in problems} - {""}):
-            right = [
-                s.correct
-                for e, s in zip(episodes, scores, strict=True)
-                if e.problem.source == source
-            ]
-            row[f"eval/{prefix}accuracy_{source}"] = sum(right) / len(right)
+            own = [i for i, episode in enumerate(episodes) if episode.problem.source == source]
+            part = rollout_stats([episodes[i] for i in own], [scores[i] for i in own])
+            row[f"eval/{prefix}accuracy_{source}"] = part["rollout/accuracy"]
     return row, episodes, scores

@@ -4,7 +4,7 @@
     for chunk in engine.decode(): ...     up to `segment` tokens for every live row
     engine.feed(slot, tokens)             a tool's output enters by one extend
     engine.rewind(slot, n)                overshoot past a stop is taken back
-    engine.pause(slot) / resume(slot)     a row that waits costs the others nothing
+    slot.live = False, later True         a row that waits costs the others nothing
     engine.release(slot)                  its slot is refilled at the next admit
 
 The host owns all small state (`slots.py`); the device holds parameters and the
@@ -51,7 +51,7 @@ class Tally:
 
 
 class Engine:
-    """Slots over one model on one mesh; see the module's docstring for its life."""
+    """Slots over one model; see the module's docstring for its life."""
 
     def __init__(
         self,

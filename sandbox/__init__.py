@@ -8,6 +8,9 @@ No jax and no torl_jax in here: the package is usable alone. docs/sandbox.md
 says what each level of isolation covers and what it does not.
 """
 
-from sandbox.box import LEVELS, Result, Sandbox, SandboxError
+from sandbox.box import Sandbox
+from sandbox.plan import LEVELS
+from sandbox.results import STATUSES, Box, Busy, Result, SandboxError
+from sandbox.session import Session
 
-__all__ = ["LEVELS", "Result", "Sandbox", "SandboxError"]
+__all__ = ["LEVELS", "STATUSES", "Box", "Busy", "Result", "Sandbox", "SandboxError", "Session"]

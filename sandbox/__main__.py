@@ -1,11 +1,14 @@
-"""python -m sandbox check | run FILE: what this machine allows, and one program."""
+"""python -m sandbox check | run FILE | serve: what this machine allows, one program, many."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sandbox.box import LEVELS, STATUSES, Sandbox, SandboxError
+from sandbox.advice import advice
+from sandbox.box import Sandbox
+from sandbox.plan import LEVELS
+from sandbox.results import STATUSES, SandboxError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,24 +23,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Prints the level found on this machine and how each protection was proven."""
+    arguments.min_level = LEVELS[0]
     with _box(arguments) as box:
         report = box.report
-        print(f"level       {report['level']}  (of {', '.join(LEVELS)})")
-        print(f"identity    {report['identity']}")
-        print(f"namespaces  {', '.join(report['namespaces']) or 'none'}")
-        for name, proof in report["protections"].items():
-            print(f"{name:<14}{'proven' if proof else 'NO':<8}{proof}")
+        print(f"level          {report['level']}  (of {', '.join(LEVELS)})")
+        print(f"by             {report['plan']}")
+        rows = dict(report["protections"])
         for name, (code, wanted) in LIMITS.items():
             found = box.run(code, timeout=1.0).status
-            print(f"{name:<14}{'proven' if found == wanted else 'NO':<8}an attack gave {found}")
+            rows[name] = f"an attack gave {found}" if found == wanted else ""
+        print(f"{'PROTECTION':<15}{'ACTIVE':<8}PROVEN BY")
+        for name, proof in rows.items():
+            reason = NEEDS.get(name, "an attack succeeded")
+            print(f"{name:<15}{'yes' if proof else 'NO':<8}{proof or reason}")
         if box.why:
             print(f"why no more: {box.why}")
+        if report["level"] != LEVELS[-1]:
+            print(f"to get more: {advice(report['level'])}")
     return 0
 
 
+NEEDS = {
+    "own processes": "needs namespaces",
+    "disk": "needs namespaces",
+    "memory in sum": "needs namespaces and a control group",
+}
 LIMITS = {
     "time": ("while True: pass", "timeout"),
     "memory": ("bytearray(1 << 40)", "memory"),
+    "output": ("while True: print('x' * 1000000)", "killed"),
     "file size": ("f = open('f', 'wb'); f.truncate(1 << 40)", "error"),
 }
 
@@ -47,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     code = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text("utf-8")
     stdin = None if arguments.stdin is None else Path(arguments.stdin).read_text("utf-8")
     with _box(arguments) as box:
-        result = box.run(code, stdin=stdin, timeout=arguments.timeout)
+        result = box.run(code, stdin=stdin, timeout=arguments.timeout, seed=arguments.seed)
     sys.stdout.write(result.stdout)
     sys.stdout.flush()
     sys.stderr.write(result.stderr)
@@ -59,22 +73,55 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if result.status == "ok" else 1
 
 
-def _box(arguments: argparse.Namespace) -> Sandbox:
+def serve(arguments: argparse.Namespace) -> int:
+    """Answers over HTTP as SandboxFusion does, until SIGTERM; docs/sandbox.md has the routes."""
+    try:
+        from sandbox import server, service
+    except ImportError as error:
+        print(
+            f"sandbox: serve needs {error.name}, which is not installed: "
+            "pip install 'torl_jax[serve]'",
+            file=sys.stderr,
+        )
+        return 2
+    address = server.Address(arguments.host, arguments.port, arguments.token_file)
+    settings = service.Settings(
+        workers=arguments.workers,
+        memory_mb=arguments.memory_mb,
+        max_timeout=arguments.max_timeout,
+        max_body=int(arguments.max_body_mb * (1 << 20)),
+        queue=arguments.queue,
+        sessions=arguments.sessions,
+        idle=arguments.idle,
+    )
+    with _box(arguments, arguments.workers) as box:
+        return server.serve(box, address, settings)
+
+
+def _box(arguments: argparse.Namespace, workers: int = 1) -> Sandbox:
     return Sandbox(
-        workers=1,
+        workers=workers,
         min_level=arguments.min_level,
+        max_level=arguments.max_level,
         memory_mb=arguments.memory_mb,
         preload=[name for name in arguments.preload.split(",") if name],
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--min-level", default="rlimits", choices=LEVELS, help="refuse below it (%(default)s)"
+        "--min-level", default="full", choices=LEVELS, help="refuse below it (%(default)s)"
     )
     common.add_argument(
-        "--memory-mb", type=int, default=512, help="memory a program may take (%(default)s)"
+        "--max-level", default=LEVELS[-1], choices=LEVELS, help="try no better (%(default)s)"
+    )
+    common.add_argument(
+        "--memory-mb",
+        type=int,
+        default=512,
+        metavar="N",
+        help="memory a program may take (%(default)s)",
     )
     common.add_argument(
         "--preload",
@@ -82,8 +129,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help="modules imported once, ahead of all programs (%(default)s)",
     )
+    return common
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _common()
     parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="check | run")
+    commands = parser.add_subparsers(required=True, metavar="check | run | serve")
     command = commands.add_parser("check", parents=[common], help=check.__doc__)
     command.set_defaults(action=check)
     command = commands.add_parser(
@@ -95,11 +147,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("file", metavar="FILE", help="a Python file; - reads it from stdin")
     command.add_argument("--stdin", metavar="FILE", help="what the program reads (nothing)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of random (%(default)s)")
     command.add_argument(
         "--timeout", type=float, default=5.0, metavar="S", help="seconds (%(default)s)"
     )
     command.set_defaults(action=run)
+    _add_serve(commands, common)
     return parser
+
+
+def _add_serve(commands: "argparse._SubParsersAction", common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser(
+        "serve",
+        parents=[common],
+        help=serve.__doc__,
+        epilog="The token is read from --token-file, else from the environment variable "
+        "SANDBOX_TOKEN. /v1/ping needs none. SIGTERM: what runs is answered, then exit code 0.",
+    )
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    command.add_argument("--port", type=int, default=8080, help="0 takes a free one (%(default)s)")
+    command.add_argument("--workers", type=int, default=2, help="programs at a time (%(default)s)")
+    command.add_argument(
+        "--token-file", metavar="FILE", help="holds the token that callers must show (none)"
+    )
+    for flag, kind, default, words in (
+        ("--max-timeout", float, 120.0, "longest run_timeout of a request, in seconds"),
+        ("--max-body-mb", float, 16.0, "longest request body"),
+        ("--queue", int, 256, "jobs that may wait; more are answered 503"),
+        ("--sessions", int, 64, "sessions open at a time"),
+        ("--idle", float, 600.0, "seconds after which an idle session is closed"),
+    ):
+        command.add_argument(
+            flag, type=kind, default=default, metavar="N", help=f"{words} (%(default)s)"
+        )
+    command.set_defaults(action=serve)
 
 
 if __name__ == "__main__":

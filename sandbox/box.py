@@ -1,88 +1,83 @@
-"""The package's front door: Sandbox, Result, SandboxError."""
+"""The package's front door: Sandbox."""
 
-import json
+import base64
+import contextlib
+import math
 import os
-import sys
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
+from sandbox import kernel
+from sandbox.budget import check_memory
+from sandbox.link import Link, OutOfMemory, environment
 from sandbox.messages import FrameError, Message
-from sandbox.pool import Pool, PoolClosed, StartError, WorkerError
+from sandbox.plan import LEVELS
+from sandbox.pool import Pool, PoolClosed, PoolFull, StartError, WorkerError
+from sandbox.results import Busy, Result, SandboxError
 from sandbox.scratch import Scratch
-from sandbox.worker import LEVELS
+from sandbox.session import SLACK, Session
+from sandbox.tiers import tier
 
-STATUSES = ("ok", "error", "timeout", "memory", "killed")
-SLACK = 10.0  # seconds that a worker may take beyond its own deadlines
-
-
-class SandboxError(Exception):
-    """Our own failure, in one line. It says nothing about the program."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one program.
-
-    status           ok | error | timeout | memory | killed
-    stdout, stderr   UTF-8 with replacement, head and tail kept
-    exit_code        the exit status, or minus the signal that ended it
-    seconds          wall time from fork to the end of the last process
-    cpu_seconds      processor time of all its processes
-    truncated_bytes  bytes of output that stdout and stderr do not show
-    level            the isolation it ran under
-    """
-
-    status: str
-    stdout: str
-    stderr: str
-    exit_code: int
-    seconds: float
-    cpu_seconds: float
-    truncated_bytes: int
-    level: str
+MOST_SESSIONS = 256
+MOST_SEED = 2**32 - 1  # numpy takes no more
 
 
 class Sandbox:
-    """Runs Python programs in `workers` warm processes.
+    """Runs Python programs, `workers` at a time; a context manager.
 
-    Returns at once; the workers start meanwhile, and what they cannot do (a level
-    below `min_level`, a module of `preload` that does not import) is a SandboxError
-    at the first use. `memory_mb` is what a program may add to the preloaded modules,
-    `timeout` its default deadline in seconds, `output_kb` what is kept of each stream.
+    Returns at once; the daemon starts meanwhile, and what the machine cannot do (a level
+    below `min_level`, a module of `preload` that does not import) is a SandboxError at
+    the first use. `memory_mb` is what a program may add to the preloaded modules,
+    `timeout` its default deadline in seconds, `output_kb` what is kept of each stream,
+    `scratch_mb` what its files may take together. `max_level` holds the isolation down,
+    to compare or to test. `queue` jobs may wait before submit raises Busy. `cores` are
+    the processors it may use (see budget.set_aside), the caller's where empty.
     """
 
     def __init__(
         self,
         workers: int = 2,
-        min_level: str = "rlimits",
+        min_level: str = "full",
         memory_mb: int = 512,
         timeout: float = 5.0,
         preload: Sequence[str] = ("numpy", "sympy"),
         output_kb: int = 64,
+        scratch_mb: int = 64,
+        max_level: str = LEVELS[-1],
+        queue: int = 10_000,
+        cores: Sequence[int] = (),
     ) -> None:
-        if min_level not in LEVELS:
-            raise SandboxError(f"min_level is {min_level!r}, expected one of {', '.join(LEVELS)}")
-        for name, value in (("workers", workers), ("memory_mb", memory_mb), ("timeout", timeout)):
-            if value <= 0:
+        _check_levels(min_level, max_level)
+        sizes = {"workers": workers, "memory_mb": memory_mb, "timeout": timeout}
+        sizes |= {"output_kb": output_kb, "scratch_mb": scratch_mb, "queue": queue}
+        for name, value in sizes.items():
+            if not 0 < value < math.inf:
                 raise SandboxError(f"{name} is {value}, expected more than 0")
+        check_memory(workers, memory_mb + scratch_mb)
         self._timeout = timeout
+        self._preload = tuple(preload)
+        self._sessions = 0
         self._scratch: Scratch | None = Scratch(mode=0o711)
         config = {
+            "name": f"sandbox-{os.getpid()}-{secrets.token_hex(4)}",
+            "trainer": os.getpid(),
             "scratch": self._scratch.path,
             "min_level": min_level,
-            "memory_mb": memory_mb,
-            "output_kb": output_kb,
-            "preload": list(preload),
+            "max_level": max_level,
+            "memory": memory_mb << 20,
+            "output": output_kb << 10,
+            "quota": scratch_mb << 20,
+            "preload": self._preload,
+            "cores": list(cores),
         }
-        command = [sys.executable, "-s", "-P", "-m", "sandbox.worker", json.dumps(config)]
-        self._pool = Pool(command, workers, env=_environment())
+        self._link = Link(config, environment())
+        self._pool = Pool(self._link.slot, workers, queue)
 
     @property
     def level(self) -> str:
-        """The isolation found at start. Waits for the first worker."""
+        """The isolation found at start. Waits for the daemon."""
         return self.report["level"]
 
     @property
@@ -92,34 +87,87 @@ class Sandbox:
 
     @property
     def report(self) -> Message:
-        """level, why, identity, namespaces, protections (name: how it was proven, or "")."""
+        """level, why, plan, protections (name: how it was proven, or "")."""
         try:
-            return self._pool.ready()
+            return self._link.report()
         except WorkerError as error:
             raise SandboxError(str(error)) from error
 
-    def run(self, code: str, stdin: str | None = None, timeout: float | None = None) -> Result:
+    @property
+    def load(self) -> tuple[int, int]:
+        """Programs that run, programs that wait."""
+        return self._pool.load
+
+    def run(
+        self,
+        code: str,
+        stdin: str | None = None,
+        timeout: float | None = None,
+        seed: int = 0,
+        files: Mapping[str, bytes] | None = None,
+        fetch: Sequence[str] = (),
+    ) -> Result:
         """Runs a program to its end. Raises SandboxError where we failed, twice."""
-        return self.submit(code, stdin, timeout).result()
+        return self.submit(code, stdin, timeout, seed, files, fetch).result()
 
     def submit(
-        self, code: str, stdin: str | None = None, timeout: float | None = None
+        self,
+        code: str,
+        stdin: str | None = None,
+        timeout: float | None = None,
+        seed: int = 0,
+        files: Mapping[str, bytes] | None = None,
+        fetch: Sequence[str] = (),
     ) -> "Future[Result]":
-        """Queues a program; from any thread. The future cannot be cancelled."""
-        limit = self._timeout if timeout is None else timeout
-        if limit <= 0:
-            raise SandboxError(f"timeout is {limit}, expected more than 0")
+        """Queues a program; from any thread. The future cannot be cancelled.
+
+        `files` are put into its working directory first, those of `fetch` read back.
+        Raises Busy where `queue` programs wait already.
+        """
+        limit = self._check(timeout, seed)
+        for name in (*(files or ()), *fetch):
+            _check_name(name)
+        message: Message = {
+            "code": code,
+            "stdin": stdin,
+            "seed": seed,
+            "timeout": limit,
+            "files": {n: base64.b64encode(data).decode() for n, data in (files or {}).items()},
+            "fetch": list(fetch),
+        }
         answer: Future[Result] = Future()
         answer.set_running_or_notify_cancel()
-        self._attempt(answer, {"code": code, "stdin": stdin, "timeout": limit}, retries=1)
+        try:
+            self._attempt(answer, message, retries=1)
+        except PoolFull as error:
+            raise Busy(str(error)) from error
         return answer
 
+    def session(self, timeout: float | None = None, seed: int = 0, echo: bool = False) -> Session:
+        """A persistent interpreter; no cell may take longer than `timeout` seconds.
+
+        `echo` shows the value of a cell's last expression, as a notebook does.
+        Raises Busy where too many are open.
+        """
+        if not kernel.LINUX:
+            raise SandboxError("sessions need Linux: use run, or a server (sandbox.client)")
+        settings = {"timeout": self._check(timeout, seed), "seed": seed, "echo": echo}
+        if self._sessions >= MOST_SESSIONS:
+            raise Busy(f"{self._sessions} sessions are open, at most {MOST_SESSIONS} may be")
+        self._sessions += 1
+        return Session(
+            self._pool, len(self._preload), lambda: self._link.level, settings, self._session_closed
+        )
+
     def close(self) -> None:
-        """Ends all workers; programs still running or queued fail with SandboxError."""
-        self._pool.close()
+        """Ends everything; programs still running or queued fail with SandboxError."""
         if self._scratch is not None:
             scratch, self._scratch = self._scratch, None
-            scratch.remove()
+            with contextlib.ExitStack() as last:
+                last.callback(scratch.remove)
+                last.callback(self._link.close)
+                self._link.hang_up()
+                self._pool.close()
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -127,10 +175,22 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _session_closed(self) -> None:
+        self._sessions -= 1
+
+    def _check(self, timeout: float | None, seed: int) -> float:
+        limit = self._timeout if timeout is None else timeout
+        if not 0 < limit < math.inf:
+            raise SandboxError(f"timeout is {limit}, expected more than 0")
+        if not 0 <= seed <= MOST_SEED:
+            raise SandboxError(f"seed is {seed}, expected 0 to {MOST_SEED}")
+        return limit
+
     def _attempt(self, answer: "Future[Result]", message: Message, retries: int) -> None:
-        # Waiting for a processor may double a deadline: see supervise._waited_for_cpu.
+        # Waiting for a processor may double a deadline: see watch._waited_for_cpu.
+        seconds = 2 * message["timeout"] + SLACK
         try:
-            reply = self._pool.submit(message, 2 * message["timeout"] + SLACK)
+            reply = self._pool.submit(message, seconds, tier(message["code"], self._preload))
         except (PoolClosed, FrameError) as error:
             answer.set_exception(SandboxError(str(error)))
             return
@@ -145,28 +205,35 @@ class Sandbox:
     ) -> None:
         """A Result, a second attempt, or a SandboxError: exactly one of them."""
         error = reply.exception()
-        if error is None:
-            answer.set_result(Result(**reply.result()))
-            return
-        if retries and not isinstance(error, StartError | PoolClosed):
-            self._attempt(answer, message, retries - 1)
-        else:
-            failure = SandboxError(f"the sandbox failed: {error}")
-            failure.__cause__ = error
+        try:
+            if error is None:
+                answer.set_result(self._result(reply.result()))
+            elif isinstance(error, OutOfMemory):
+                answer.set_result(Result("memory", "", "", -9, 0.0, 0.0, 0, self._link.level))
+            elif retries and not isinstance(error, StartError | PoolClosed):
+                self._attempt(answer, message, retries - 1)
+            else:
+                raise error
+        except Exception as reason:  # nobody else would tell the one who waits
+            known = isinstance(reason, StartError)
+            failure = SandboxError(str(reason) if known else f"the sandbox failed: {reason}")
+            failure.__cause__ = reason
             answer.set_exception(failure)
 
+    def _result(self, fields: Message) -> Result:
+        files = {name: base64.b64decode(data) for name, data in fields.pop("files").items()}
+        return Result(**fields, files=files, level=self._link.level)
 
-def _environment() -> dict[str, str]:
-    """The workers' environment: nothing of the caller's, so that no secret is in reach."""
-    package = str(Path(__file__).resolve().parent.parent)
-    return {
-        "PATH": os.defpath,
-        "LANG": "C.UTF-8",
-        "PYTHONPATH": package,
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "MALLOC_ARENA_MAX": "2",  # each arena of a thread reserves 64 MiB of address space
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-    }
+
+def _check_levels(least: str, most: str) -> None:
+    for name, value in (("min_level", least), ("max_level", most)):
+        if value not in LEVELS:
+            raise SandboxError(f"{name} is {value!r}, expected one of {', '.join(LEVELS)}")
+    if LEVELS.index(least) > LEVELS.index(most):
+        raise SandboxError(f"min_level {least!r} is above max_level {most!r}")
+
+
+def _check_name(name: str) -> None:
+    parts = name.split("/")
+    if not name or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise SandboxError(f"file name {name!r}: expected a relative path below the program's own")

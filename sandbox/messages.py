@@ -9,15 +9,17 @@ reply, in order. `serve` is the whole worker side of that.
 import json
 import os
 import select
+import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 HEADER = struct.Struct(">I")
 MAX_FRAME = 64 << 20  # bytes of JSON
 CHUNK = 1 << 16
+MAX_FDS = 8
 
 Message = dict[str, Any]
 
@@ -57,17 +59,7 @@ def read(fd: int, deadline: float | None = None) -> Message | None:
     cut short, too long or not JSON raises FrameError.
     """
     header = _read_exactly(fd, HEADER.size, deadline)
-    if not header:
-        return None
-    if len(header) < HEADER.size:
-        raise FrameError(f"stream ended inside a header ({len(header)} of {HEADER.size} bytes)")
-    (size,) = HEADER.unpack(header)
-    if size > MAX_FRAME:
-        raise FrameError(f"frame claims {size} bytes, at most {MAX_FRAME} are allowed")
-    body = _read_exactly(fd, size, deadline)
-    if len(body) < size:
-        raise FrameError(f"stream ended inside a frame ({len(body)} of {size} bytes)")
-    return decode(body)
+    return _read_body(fd, header, deadline) if header else None
 
 
 def write(fd: int, message: Message, deadline: float | None = None) -> None:
@@ -78,6 +70,22 @@ def write(fd: int, message: Message, deadline: float | None = None) -> None:
             rest = rest[os.write(fd, rest[:CHUNK]) :]
         except BlockingIOError:
             _wait(fd, select.POLLOUT, deadline)
+
+
+def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
+    """Writes one small frame, and with it copies of open descriptors."""
+    frame = encode(message)
+    sent = socket.send_fds(sock, [frame], list(fds))
+    sock.sendall(frame[sent:])
+
+
+def receive(sock: socket.socket) -> tuple[Message | None, list[int]]:
+    """The next message and the descriptors that came with it; None at the end of the stream."""
+    header, fds, _, _ = socket.recv_fds(sock, HEADER.size, MAX_FDS)
+    if not header:
+        return None, fds
+    header += _read_exactly(sock.fileno(), HEADER.size - len(header), None)
+    return _read_body(sock.fileno(), header, None), fds
 
 
 def serve(handle: Callable[[Message], Message], **ready: Any) -> None:
@@ -102,6 +110,18 @@ def take_stdio() -> tuple[int, int]:
     os.close(null)
     os.dup2(2, 1)
     return requests, replies
+
+
+def _read_body(fd: int, header: bytes, deadline: float | None) -> Message:
+    if len(header) < HEADER.size:
+        raise FrameError(f"stream ended inside a header ({len(header)} of {HEADER.size} bytes)")
+    (size,) = HEADER.unpack(header)
+    if size > MAX_FRAME:
+        raise FrameError(f"frame claims {size} bytes, at most {MAX_FRAME} are allowed")
+    body = _read_exactly(fd, size, deadline)
+    if len(body) < size:
+        raise FrameError(f"stream ended inside a frame ({len(body)} of {size} bytes)")
+    return decode(body)
 
 
 def _read_exactly(fd: int, size: int, deadline: float | None) -> bytes:

@@ -1,34 +1,20 @@
-"""A pool of warm worker processes, each answering one message at a time.
+"""A pool of places, each keeping warm workers and giving them one job at a time.
 
-A worker is any command that speaks sandbox.messages on stdin and stdout. It is
-started by exec, never by forking the caller (who may have threads), in a session
-of its own, so that Ctrl-C in the terminal does not reach it. One thread per
-worker hands it jobs from a common queue; a worker that is late or dead is killed
-with its process group and replaced, and only its own job fails.
-
-Workers end with the caller even after kill -9: their stdin closes, and the
-thread that started them (it lives as long as the pool) is gone, which a worker
-may ask the kernel to be told of (PR_SET_PDEATHSIG).
+A worker is anything that answers messages (sandbox.command: a process that runs a
+command; sandbox.link: a slot of the sandbox). One thread per place hands its workers
+jobs from a common queue; a worker that is late or dead is replaced, and only its own
+job fails. A job is answered exactly once.
 """
 
 import contextlib
-import os
 import queue
-import signal
-import subprocess
-import tempfile
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sandbox import messages
 from sandbox.messages import Message
-
-START_SECONDS = 120.0  # a worker that imports sympy on a loaded machine is slow
-STOP_SECONDS = 3.0  # from SIGTERM to SIGKILL
-STDERR_TAIL = 4096
 
 
 class WorkerError(Exception):
@@ -44,170 +30,125 @@ class WorkerDied(WorkerError):
 
 
 class StartError(WorkerDied):
-    """The worker never became ready."""
+    """The worker never became ready, and another would fare no better."""
 
 
 class PoolClosed(WorkerError):
     """The pool was closed before the job was answered."""
 
 
-class Worker:
-    """One process. `start` blocks until it is ready, `ask` until it has answered."""
+class PoolFull(WorkerError):
+    """As many jobs wait as the pool may hold."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None) -> None:
-        # A file, not a pipe: nobody needs to drain it while the worker is idle.
-        with contextlib.ExitStack() as undo:
-            self._stderr = undo.enter_context(tempfile.TemporaryFile())
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                env=env,
-                start_new_session=True,
-            )
-            undo.pop_all()
-        self._stopping = threading.Lock()
-        self._requests = _nonblocking(self._process.stdin)
-        self._replies = _nonblocking(self._process.stdout)
+
+class Worker(Protocol):
+    """`stop` may be called from any thread; all else from the thread that has the worker."""
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
+    def dead(self) -> bool: ...
 
-    @property
-    def dead(self) -> bool:
-        with self._stopping:
-            return self._process.poll() is not None
-
-    def start(self, seconds: float) -> Message:
-        """The worker's first message. Raises StartError; the worker is then gone."""
-        try:
-            ready = messages.read(self._replies, time.monotonic() + seconds)
-        except TimeoutError:
-            self.stop()
-            raise StartError(f"worker was not ready after {seconds:g} s") from None
-        except (messages.FrameError, OSError) as error:
-            self.stop()
-            raise StartError(f"worker's first message is unreadable: {error}") from error
-        if ready is None or not ready.get("ready"):
-            self.stop()
-            raise StartError(f"worker did not start: {self._last_words()}")
-        return ready
+    def start(self) -> None:
+        """Waits until it is ready. Raises WorkerError; the worker is then gone."""
+        ...
 
     def ask(self, message: Message, seconds: float) -> Message:
-        """The reply to `message`. Raises WorkerTimeout or WorkerDied; the worker is then gone."""
-        deadline = time.monotonic() + seconds
-        try:
-            messages.write(self._requests, message, deadline)
-            reply = messages.read(self._replies, deadline)
-        except TimeoutError:
-            self.stop()
-            raise WorkerTimeout(f"no answer within {seconds:g} s") from None
-        except (messages.FrameError, OSError) as error:
-            self.stop()
-            raise WorkerDied(f"{error}; {self._last_words()}") from error
-        if reply is None:
-            self.stop()
-            raise WorkerDied(self._last_words())
-        return reply
+        """The reply. Raises WorkerTimeout or WorkerDied; the worker is then gone."""
+        ...
 
-    def stop(self) -> None:
-        """Ends the process and its group: asks first, so that it can sweep up, then kills."""
-        with self._stopping:
-            if self._process.returncode is None:
-                self._signal_group(signal.SIGTERM)
-                try:
-                    self._process.wait(STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    self._signal_group(signal.SIGKILL)
-                    self._process.wait()
+    def stop(self) -> None: ...
 
-    def close(self) -> None:
-        """Stops the worker and releases its descriptors; for the owning thread only."""
-        self.stop()
-        for stream in (self._process.stdin, self._process.stdout, self._stderr):
-            # Popen's stdin is buffered but never written through: nothing to flush.
-            if stream is not None:
-                stream.close()
+    def close(self) -> None: ...
 
-    def _signal_group(self, number: int) -> None:
-        # The leader is not reaped yet (returncode is None), so the id is still ours.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
 
-    def _last_words(self) -> str:
-        """How it ended, and the last line it wrote to stderr."""
-        size = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size - STDERR_TAIL))
-        lines = self._stderr.read().decode("utf-8", "replace").split("\n")
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-        return f"{said} (exit status {self._process.returncode})"
+Workers = dict[Hashable, Worker]  # by the kind of job they are for
 
 
 class Job(NamedTuple):
+    """`workers` are those of the job's owner, the place's own where None.
+
+    `prepare` is called with a worker that was started for this job, before the message.
+    """
+
     message: Message
     seconds: float
     future: "Future[Message]"
+    kind: Hashable
+    workers: Workers | None
+    prepare: Callable[[Worker], None] | None
 
 
 class Pool:
-    """`workers` processes running `command`, replaced whenever one is late or dead.
+    """At most `places` jobs run at a time, at most `limit` wait.
 
-    The constructor returns at once; workers start side by side and each takes its
-    first job when it is ready. `env` is their environment, the caller's where None.
+    `make(kind)` returns a worker that need not be ready yet, or raises WorkerError; it is
+    called from the pool's threads. The constructor returns at once; each place starts
+    workers of the kinds `warm` meanwhile, and others when a job asks for them.
     """
 
     def __init__(
         self,
-        command: Sequence[str],
-        workers: int,
-        env: Mapping[str, str] | None = None,
-        start_seconds: float = START_SECONDS,
+        make: Callable[[Any], Worker],
+        places: int,
+        limit: int | None = None,
+        warm: Sequence[Hashable] = (),
     ) -> None:
-        if workers < 1:
-            raise ValueError(f"a pool needs at least one worker, got {workers}")
-        self._command = tuple(command)
-        self._env = env
-        self._start_seconds = start_seconds
+        if places < 1:
+            raise ValueError(f"a pool needs at least one worker, got {places}")
+        self._make = make
+        self._limit = limit
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
+        self._waiting = 0
+        self._running = 0
         self._living: set[Worker] = set()
-        self._ready: Future[Message] = Future()
         self._threads = [
             # Daemons: a pool that nobody closed must not keep the interpreter from ending.
-            threading.Thread(target=self._manage, name=f"pool-{index}", daemon=True)
-            for index in range(workers)
+            threading.Thread(target=self._manage, args=(warm,), name=f"pool-{n}", daemon=True)
+            for n in range(places)
         ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, message: Message, timeout: float) -> "Future[Message]":
+    @property
+    def load(self) -> tuple[int, int]:
+        """Jobs that run, jobs that wait."""
+        with self._lock:
+            return self._running, self._waiting
+
+    def submit(
+        self,
+        message: Message,
+        timeout: float,
+        kind: Hashable = None,
+        workers: Workers | None = None,
+        prepare: Callable[[Worker], None] | None = None,
+    ) -> "Future[Message]":
         """Queues `message`; the future holds the reply, or a WorkerError.
 
         `timeout` (seconds) counts from the moment a ready worker takes the job.
-        Safe from any thread. Raises FrameError for a message that fits no frame.
+        Safe from any thread. Raises FrameError for a message that fits no frame,
+        PoolFull and PoolClosed.
         """
         messages.encode(message)
         future: Future[Message] = Future()
         with self._lock:
             if self._closed:
                 raise PoolClosed("the pool is closed")
-            self._jobs.put(Job(message, timeout, future))
+            if self._limit is not None and self._waiting >= self._limit:
+                raise PoolFull(f"{self._waiting} jobs wait already, {self._limit} are allowed")
+            self._waiting += 1
+            self._jobs.put(Job(message, timeout, future, kind, workers, prepare))
         return future
 
-    def ready(self) -> Message:
-        """Waits for the first worker's ready message. Raises StartError."""
-        return self._ready.result()
-
-    def pids(self) -> list[int]:
-        """Process ids of the workers that live now."""
-        with self._lock:
-            return [worker.pid for worker in self._living]
+    def release(self, workers: Workers) -> None:
+        """Ends the workers of an owner whose last job has been answered."""
+        for worker in workers.values():
+            self._discard(worker)
+        workers.clear()
 
     def close(self) -> None:
-        """Kills the workers and waits for them; unanswered jobs fail with PoolClosed."""
+        """Ends the workers and waits for that; unanswered jobs fail with PoolClosed."""
         with self._lock:
             first, self._closed = not self._closed, True
             living = list(self._living)
@@ -220,6 +161,12 @@ class Pool:
             if thread is not threading.current_thread():
                 thread.join()
         self._drop_queue()
+        if threading.current_thread() in self._threads:  # called back: its turn to end is later
+            self._jobs.put(None)
+        with self._lock:
+            left = list(self._living)  # of owners who did not release them
+        for worker in left:
+            self._discard(worker)
 
     def __enter__(self) -> "Pool":
         return self
@@ -227,63 +174,59 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _manage(self) -> None:
-        """The life of one place in the pool: a worker at a time, a job at a time."""
-        worker: Worker | WorkerError = self._start()
+    def _manage(self, warm: Sequence[Hashable]) -> None:
+        """The life of one place: a job at a time."""
+        own: Workers = {}
+        for kind in warm:
+            with contextlib.suppress(WorkerError):  # the first job that needs it meets it again
+                self._find(own, kind, None)
         while (job := self._jobs.get()) is not None:
-            if job.future.set_running_or_notify_cancel():
-                if isinstance(worker, Worker) and worker.dead:  # it died while idle
-                    worker = self._replace(worker)
-                worker = self._answer(worker, job)
-        if isinstance(worker, Worker):
-            self._discard(worker)
+            with self._lock:
+                self._waiting -= 1
+                self._running += 1
+            try:
+                if job.future.set_running_or_notify_cancel():
+                    self._answer(own if job.workers is None else job.workers, job)
+            finally:
+                with self._lock:
+                    self._running -= 1
+        self.release(own)
 
-    def _answer(self, worker: Worker | WorkerError, job: Job) -> Worker | WorkerError:
-        """Resolves the job; returns who serves the next one."""
-        if isinstance(worker, WorkerError):  # it may have been killed while it started
-            worker = self._start()
-        if isinstance(worker, WorkerError):
-            job.future.set_exception(worker)
-            return worker
+    def _answer(self, workers: Workers, job: Job) -> None:
         try:
+            worker = self._find(workers, job.kind, job.prepare)
             reply = worker.ask(job.message, job.seconds)
         except WorkerError as error:
-            job.future.set_exception(PoolClosed("the pool was closed") if self._closed else error)
-            return self._replace(worker)
-        job.future.set_result(reply)
-        return worker
+            if job.kind in workers:
+                self._discard(workers.pop(job.kind))
+            closed = PoolClosed("the pool was closed")
+            job.future.set_exception(closed if self._closed else error)
+        except Exception as error:  # a defect of ours: the caller must hear of it, not wait
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(reply)
 
-    def _replace(self, worker: Worker) -> Worker | WorkerError:
-        self._discard(worker)
-        return self._start()
-
-    def _start(self) -> Worker | WorkerError:
-        """A ready worker, or why there is none."""
-        try:
-            with self._lock:
-                if self._closed:
-                    raise PoolClosed("the pool was closed")
-                worker = Worker(self._command, self._env)
-                self._living.add(worker)
-        except PoolClosed as error:
-            return error
-        except OSError as error:
-            return self._unready(StartError(f"worker did not start: {error}"))
-        try:
-            ready = worker.start(self._start_seconds)
-        except StartError as error:
-            self._discard(worker)
-            return PoolClosed("the pool was closed") if self._closed else self._unready(error)
+    def _find(
+        self, workers: Workers, kind: Hashable, prepare: Callable[[Worker], None] | None
+    ) -> Worker:
+        """A living worker of this kind; a new one where there is none. Raises WorkerError."""
+        worker = workers.get(kind)
+        if worker is not None and not worker.dead:
+            return worker
+        if worker is not None:
+            self._discard(workers.pop(kind))
+        if self._closed:
+            raise PoolClosed("the pool was closed")
+        worker = workers[kind] = self._make(kind)
         with self._lock:
-            if not self._ready.done():
-                self._ready.set_result(ready)
+            self._living.add(worker)
+            closed = self._closed
+        if closed:  # close() may not have seen it
+            worker.stop()
+        worker.start()
+        if prepare is not None:
+            prepare(worker)
         return worker
-
-    def _unready(self, error: StartError) -> StartError:
-        with self._lock:
-            if not self._ready.done():
-                self._ready.set_exception(error)
-        return error
 
     def _discard(self, worker: Worker) -> None:
         worker.close()
@@ -296,9 +239,3 @@ class Pool:
                 job = self._jobs.get_nowait()
                 if job is not None and job.future.set_running_or_notify_cancel():
                     job.future.set_exception(PoolClosed("the pool was closed"))
-
-
-def _nonblocking(stream: IO[bytes] | None) -> int:
-    assert stream is not None  # both ends were asked for as pipes
-    os.set_blocking(stream.fileno(), False)
-    return stream.fileno()

@@ -24,26 +24,34 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 NAME = "main.py"
-SEED = 0
 RESERVE = 16 << 20  # address space given back before a MemoryError is printed
 
 _exit, _write, _kill, _getpid = os._exit, os.write, os.kill, os.getpid
 _join_threads: Callable[[], None] = vars(threading)["_shutdown"]
 _run_atexit = atexit._run_exitfuncs
 
-SEEDERS: dict[str, Callable[[Any], None]] = {
-    "numpy.random": lambda module: module.seed(SEED),
-    "sympy.core.random": lambda module: module.seed(SEED),
+ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
 }
+OURS = {__file__}  # files whose frames a traceback does not begin with
+SEEDED = ("numpy.random", "sympy.core.random")  # modules with a generator of their own
 
 
 class SeedOnImport(importlib.abc.MetaPathFinder):
-    """Seeds a generator of SEEDERS when the program is the first to import it."""
+    """Seeds a module of SEEDED when the program is the first to import it."""
+
+    seed = 0
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in SEEDERS:
+        if fullname not in SEEDED:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
@@ -52,25 +60,18 @@ class SeedOnImport(importlib.abc.MetaPathFinder):
 
         def execute_and_seed(module: types.ModuleType) -> None:
             execute(module)
-            SEEDERS[fullname](module)
+            vars(module)["seed"](self.seed)
 
         vars(spec.loader)["exec_module"] = execute_and_seed
         return spec
 
 
-def warm(preload: Sequence[str]) -> None:
-    """In the zygote: imports, and first calls that fill caches every child then shares."""
-    for name in preload:
-        importlib.import_module(name)
-    sys.meta_path.insert(0, SeedOnImport())
-    if "sympy" in preload:
-        sympy = sys.modules["sympy"]
-        x = sympy.Symbol("x")
-        sympy.factor(x**4 - 1)
-        sympy.simplify(sympy.sin(x) ** 2 + sympy.cos(x) ** 2)
-        sympy.solve(x**2 - 3 * x + 2, x)
-        sympy.integrate(x * sympy.exp(x), x)
-        sympy.factorint(360360)
+_seed_on_import = SeedOnImport()
+
+
+def warm() -> None:
+    """In the first zygote: first calls that fill caches every child then shares."""
+    sys.meta_path.insert(0, _seed_on_import)
     ast.parse("1")
     warm_up = "def f():\n    return [1 / 0]\nf()\n"
     keep_source(warm_up)
@@ -80,29 +81,62 @@ def warm(preload: Sequence[str]) -> None:
         traceback.print_exception(error, file=io.StringIO())
 
 
-def keep_source(source: str) -> None:
+def load(name: str) -> None:
+    """In a later zygote: imports a module, with its own first calls. Raises ImportError."""
+    importlib.import_module(name)
+    if name == "sympy":
+        sympy = sys.modules["sympy"]
+        _warm_sympy(sympy)
+
+
+def _warm_sympy(sympy: Any) -> None:
+    """What most programs begin with loads modules and fills tables: once, for all of them."""
+    x, y = sympy.symbols("x y")
+    sympy.factor(x**4 - 1)
+    sympy.simplify(sympy.sin(x) ** 2 + sympy.cos(x) ** 2)
+    sympy.solve([x + y - 3, x - y - 1], [x, y])
+    sympy.solve(x**2 - 3 * x + 2, x)
+    sympy.integrate(x * sympy.exp(x), x)
+    sympy.integrate(sympy.sin(x) * x, x)
+    sympy.integrate(1 / (1 + x**2), (x, 0, 1))
+    sympy.limit(sympy.sin(x) / x, x, 0)
+    sympy.series(sympy.exp(x), x, 0, 3)
+    sympy.summation(x, (x, 1, 5))
+    sympy.Matrix([[2, 1], [1, 2]]).eigenvals()
+    sympy.factorint(360360)
+    str(sympy.N(sympy.pi, 30))
+
+
+def keep_source(source: str, name: str = NAME) -> None:
     """For tracebacks and inspect.getsource; no file of that name exists."""
     # A modification time of None keeps linecache from looking for the file.
-    linecache.cache[NAME] = (len(source), None, source.splitlines(True), NAME)
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
 
 
-def run(source: str) -> None:
+def run(source: str, seed: int) -> None:
     """Runs the program and ends the process. Does not return."""
-    reserve = mmap.mmap(-1, RESERVE)
-    main = _prepare(source)
+    reserve = hold_back()
+    main = prepare(seed)
+    source = source.removeprefix("\ufeff")  # the mark that some editors put first
+    keep_source(source)
     status = 0
     try:
         exec(compile(source, NAME, "exec", dont_inherit=True), vars(main))
     except SystemExit as stop:
-        status = _exit_status(stop.code)
+        status = exit_status(stop.code)
     except BaseException as error:
         reserve.close()
         status = 130 if isinstance(error, KeyboardInterrupt) else 1
-        _report(error)
+        report(error)
     _finish(status)
 
 
-def _prepare(source: str) -> types.ModuleType:
+def hold_back() -> mmap.mmap:
+    """Address space that nothing uses, to be closed when a MemoryError must be told."""
+    return mmap.mmap(-1, RESERVE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def prepare(seed: int) -> types.ModuleType:
     """A fresh __main__, streams, seeds and signal handler; garbage collection on."""
     # Lines are flushed as they are written, so that a killed program keeps its output.
     _open_stream("stdin", 0, "r", "strict")
@@ -110,16 +144,16 @@ def _prepare(source: str) -> types.ModuleType:
     _open_stream("stderr", 2, "w", "backslashreplace")
     signal.signal(signal.SIGXCPU, _out_of_time)
     tempfile.tempdir = None  # the zygote's own choice, kept there since its first use
-    random.seed(SEED)
-    for name, seeder in SEEDERS.items():
+    random.seed(seed)
+    _seed_on_import.seed = seed
+    for name in SEEDED:
         if name in sys.modules:
-            seeder(sys.modules[name])
+            vars(sys.modules[name])["seed"](seed)
     main = types.ModuleType("__main__")
     vars(main).update(__file__=NAME, __builtins__=sys.modules["builtins"])
     sys.modules["__main__"] = main
     sys.argv = [NAME]
     sys.path.insert(0, os.getcwd())
-    keep_source(source)
     gc.enable()
     return main
 
@@ -142,20 +176,20 @@ def _out_of_time(number: int, frame: types.FrameType | None) -> None:
         _kill(_getpid(), number)
 
 
-def _exit_status(code: object) -> int:
+def exit_status(code: object) -> int:
     """What the interpreter makes of SystemExit's argument."""
     if code is None:
         return 0
     if isinstance(code, int):
-        return code & 0xFF
+        return code & 0xFF if -(2**63) <= code < 2**63 else 255
     print(code, file=sys.stderr)
     return 1
 
 
-def _report(error: BaseException) -> None:
+def report(error: BaseException) -> None:
     """The program's own traceback on stderr, through its sys.excepthook if it set one."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_code.co_filename in OURS:
         trace = trace.tb_next
     error = error.with_traceback(trace)
     try:
@@ -177,7 +211,7 @@ def _finish(status: int) -> None:
             if stream is not None and not stream.closed:
                 stream.flush()
     except BaseException as error:
-        _report(error)
+        report(error)
         status = status or 120
     finally:
         _exit(status)

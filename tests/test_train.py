@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sandbox import LEVELS
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
     "--config=configs/quickstart.py",
@@ -115,6 +117,7 @@ def test_a_run_leaves_what_it_promises(whole):
             "rollout/response_length", "train/entropy", "train/grad_norm",
             "time/tokens_per_second", "time/decode", "time/tool", "time/reward", "time/update",
         } <= row.keys()  # fmt: skip
+        assert f"sandbox level: {LEVELS[int(row['sandbox/level'])]}" in out
     for row in (found[0], found[2], found[4]):
         assert {"eval/accuracy", "eval/greedy_accuracy", "eval/accuracy_product"} <= row.keys()
     assert "eval/accuracy" not in found[1]

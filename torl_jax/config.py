@@ -74,8 +74,10 @@ class SandboxConfig:
     workers: int = 2
     timeout: float = 10.0  # seconds a program
     memory_mb: int = 512
-    min_level: str = "rlimits"
+    min_level: str = "full"  # weaker isolation is accepted by name only
     preload: tuple[str, ...] = ()
+    cores: int = 0  # processors set aside for programs; 0 shares them with the trainer
+    endpoints: tuple[str, ...] = ()  # servers that run the programs instead of this machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +220,7 @@ POSITIVE = (
     "run.dump_every",
 )
 NOT_NEGATIVE = (
+    "sandbox.cores",
     "data.eval_problems",
     "protocol.calls",
     "sampler.top_k",

@@ -5,6 +5,7 @@ Entry points differ in what they do with these parts, not in how they are made.
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sandbox import Sandbox, SandboxError
+from sandbox import LEVELS, Box, Sandbox, SandboxError, budget
 from torl_jax import config
 from torl_jax.data import arithmetic, sources, stream
 from torl_jax.envs.python import PythonEnv
@@ -99,24 +100,56 @@ def protocol(cfg: config.Protocol) -> ToRL:
     return ToRL(cfg.prompt or PROMPT, calls=cfg.calls)
 
 
-def sandbox(cfg: config.SandboxConfig) -> Sandbox:
-    """The pool that runs programs; UserError where the machine offers less than `min_level`."""
+def set_aside(cfg: config.SandboxConfig) -> tuple[int, ...]:
+    """Processors for programs alone, taken from this process before its threads start."""
+    try:
+        return budget.set_aside(cfg.cores) if cfg.cores else ()
+    except SandboxError as error:
+        raise UserError(f"{error} (config.sandbox.cores)") from error
+
+
+def sandbox(cfg: config.SandboxConfig, cores: tuple[int, ...] = ()) -> Box:
+    """What runs programs; UserError where it offers less than `min_level`.
+
+    The token for `endpoints` is that of the environment variable SANDBOX_TOKEN.
+    """
     with contextlib.ExitStack() as stack:
         try:
-            box = Sandbox(
-                workers=cfg.workers,
-                min_level=cfg.min_level,
-                memory_mb=cfg.memory_mb,
-                timeout=cfg.timeout,
-                preload=cfg.preload,
-            )
+            box = _remote(cfg) if cfg.endpoints else _local(cfg, cores)
             stack.callback(box.close)
-            # The workers start meanwhile; the level is known once they have.
+            # It starts meanwhile; the level is known once it has.
             assert box.level
         except SandboxError as error:
             raise UserError(f"{error} (config.sandbox)") from error
         stack.pop_all()
         return box
+
+
+def _local(cfg: config.SandboxConfig, cores: tuple[int, ...]) -> Sandbox:
+    return Sandbox(
+        workers=cfg.workers,
+        min_level=cfg.min_level,
+        memory_mb=cfg.memory_mb,
+        timeout=cfg.timeout,
+        preload=cfg.preload,
+        cores=cores,
+    )
+
+
+def _remote(cfg: config.SandboxConfig) -> Box:
+    try:
+        from sandbox.client import RemoteSandbox
+    except ImportError as error:
+        raise UserError(
+            f"config.sandbox.endpoints needs {error.name}: pip install 'torl_jax[serve]'"
+        ) from error
+    token = os.environ.get("SANDBOX_TOKEN")
+    return RemoteSandbox(cfg.endpoints, token=token, timeout=cfg.timeout, min_level=cfg.min_level)
+
+
+def level_rank(box: Box) -> float:
+    """The isolation as a number: its place in sandbox.LEVELS, -1 where a server tells none."""
+    return float(LEVELS.index(box.level)) if box.level in LEVELS else -1.0
 
 
 def engine(
@@ -147,7 +180,7 @@ def engine(
 def rollout(
     cfg: config.Config,
     model: Transformer,
-    box: Sandbox,
+    box: Box,
     on_segment: Callable[[Segment], object] = lambda segment: None,
 ) -> Rollout:
     """The sampler with its tokenizer, protocol and environment."""

@@ -24,6 +24,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
+from sandbox import Box
 from torl_jax import cli, config, evaluation, parts
 from torl_jax.checkpoint import Checkpoints, Meta, check_fits
 from torl_jax.compilation import Counter
@@ -51,6 +52,7 @@ class Trainer:
 
     cfg: config.Config
     rollout: Rollout
+    box: Box
     grader: Grader
     learner: Learner
     stream: Stream
@@ -135,6 +137,7 @@ class Trainer:
             "time/update": end - graded,
             "time/step": end - begin,
             "time/compilations": float(self.compilations.count - compiled),
+            "sandbox/level": parts.level_rank(self.box),
         }
         return state, row
 
@@ -211,6 +214,7 @@ class Trainer:
 def train(cfg: config.Config, workdir: epath.Path) -> None:
     """Runs or resumes the training run of `workdir`, alone."""
     parts.check_paths(cfg)
+    cores = parts.set_aside(cfg.sandbox)
     shape = parts.model_config(cfg.model)
     text = parts.tokenizer(cfg.model)
     training, held_out = parts.problems(cfg)
@@ -227,7 +231,7 @@ def train(cfg: config.Config, workdir: epath.Path) -> None:
         learner = Learner(cfg, model, len(text), mesh.make())
         state = learner.create(params)
         stop = stack.enter_context(StopSignal())
-        box = stack.enter_context(parts.sandbox(cfg.sandbox))
+        box = stack.enter_context(parts.sandbox(cfg.sandbox, cores))
         grader = stack.enter_context(Grader(workers=cfg.reward.workers, timeout=cfg.reward.timeout))
         rollout = parts.rollout(cfg, parts.transformer(cfg, shape), box)
         training, dropped = fitting(rollout, training, "training")
@@ -250,6 +254,7 @@ def train(cfg: config.Config, workdir: epath.Path) -> None:
         Trainer(
             cfg=cfg,
             rollout=rollout,
+            box=box,
             grader=grader,
             learner=learner,
             stream=Stream(training, cfg.run.seed, point.cursor),

@@ -1,81 +1,35 @@
-"""Failures of our own, levels, the command line, and what is left when all is over."""
+"""A Sandbox as its caller sees it: options, refusals, waiting, failures of our own."""
 
+import contextlib
 import os
-import shutil
-import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from sandbox import Sandbox, SandboxError
-from tests.sandbox.processes import all_gone, descendants, eventually
+from sandbox import Busy, Result, Sandbox, SandboxError, pool
+from tests.sandbox.processes import eventually, kill, kin
 
 ROOT = Path(__file__).resolve().parents[2]
-SYSTEM_PYTHON = "/usr/bin/python3"
-
-TRAINER = """
-import sys, threading
-from sandbox import Sandbox
-box = Sandbox(workers=2, preload=(), timeout=600)
-code = "import subprocess, time; subprocess.Popen(['sleep', '600'], start_new_session=True); "
-for _ in range(2):
-    box.submit(code + "print(1); time.sleep(600)")
-print(box._scratch.path, flush=True)
-threading.Event().wait()
-"""
 
 
-def spawn(source: str, *, python: str = sys.executable, prefix: tuple[str, ...] = ()):
-    return subprocess.Popen(
-        [*prefix, python, "-c", source],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+def small(workers: int = 1, **options) -> Sandbox:
+    return Sandbox(workers=workers, min_level="rlimits", preload=(), timeout=60, **options)
 
 
-def command(*arguments: str, python: str = sys.executable, prefix: tuple[str, ...] = ()):
+def command(*arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [*prefix, python, "-m", "sandbox", *arguments],
+        [sys.executable, "-m", "sandbox", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
         timeout=120,
+        input=stdin,
     )
-
-
-@pytest.mark.parametrize("victim", ["keeper", "zygote", "both"])
-def test_a_worker_killed_during_a_job_costs_nothing(victim):
-    with Sandbox(workers=1, preload=(), timeout=60) as box:
-        assert box.level
-        (keeper,) = box._pool.pids()
-        answered = []
-        future = box.submit("import os; os.system('sleep 1'); print('once')")
-        future.add_done_callback(lambda done: answered.append(done.result().stdout))
-        assert eventually(lambda: len(descendants(keeper)) >= 3)  # the program runs
-        family = descendants(keeper)
-        zygote = min(family)
-        for pid in {"keeper": [keeper], "zygote": [zygote], "both": [keeper, zygote]}[victim]:
-            os.kill(pid, signal.SIGKILL)
-        assert future.result().stdout == "once\n"
-        assert eventually(lambda: answered) and answered == ["once\n"]
-        assert all_gone({keeper, *family})
-
-
-def test_a_worker_that_dies_twice_is_our_failure_not_a_result():
-    with Sandbox(workers=1, preload=(), timeout=60) as box:
-        future = box.submit("import os; os.system('sleep 60')")
-        for _ in range(2):
-            assert eventually(lambda: any(len(descendants(p)) >= 3 for p in box._pool.pids()))
-            for keeper in box._pool.pids():
-                family = descendants(keeper)
-                os.kill(keeper, signal.SIGKILL)
-                assert all_gone(family)
-        with pytest.raises(SandboxError, match="the sandbox failed"):
-            future.result()
 
 
 def test_many_programs_at_once_get_their_own_answers(box):
@@ -83,134 +37,194 @@ def test_many_programs_at_once_get_their_own_answers(box):
     assert [future.result().stdout for future in futures] == [f"{n}\n" for n in range(60)]
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_outlives_the_trainer(end):
-    with spawn(TRAINER) as trainer:
-        assert trainer.stdout is not None
-        scratch = trainer.stdout.readline().strip()
-        # per worker: keeper, zygote, program, sleep
-        assert eventually(lambda: len(descendants(trainer.pid)) >= 8)
-        family = descendants(trainer.pid)
-        trainer.send_signal(end)
-        trainer.wait()
-    assert all_gone(family)
-    assert eventually(lambda: not os.path.exists(scratch))
+def test_programs_of_many_threads_get_their_own_answers(box):
+    answers: dict[int, str] = {}
+
+    def ask(thread: int) -> None:
+        for n in range(thread * 10, thread * 10 + 10):
+            answers[n] = box.run(f"print({n})").stdout
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == {n: f"{n}\n" for n in range(40)}
 
 
-def test_close_leaves_no_process_and_no_file():
-    box = Sandbox(workers=2, preload=(), timeout=600)
-    assert box._scratch is not None
-    path = box._scratch.path
-    future = box.submit("import subprocess; subprocess.run(['sleep', '600'])")
-    assert eventually(lambda: any(len(descendants(pid)) >= 3 for pid in box._pool.pids()))
-    keepers = box._pool.pids()
-    family = set(keepers).union(*map(descendants, keepers))
-    box.close()
-    assert isinstance(future.exception(timeout=20), SandboxError)
-    assert all_gone(family) and not os.path.exists(path)
-    with pytest.raises(SandboxError, match="closed"):
-        box.run("print(1)")
+def test_an_answer_may_lead_to_the_next_question(box):
+    last: Future[str] = Future()
+
+    def go_on(done: "Future[Result]") -> None:
+        if len(text := done.result().stdout.strip()) > 4:
+            last.set_result(text)
+        else:
+            box.submit(f"print('{text}x')").add_done_callback(go_on)
+
+    box.submit("print('x')").add_done_callback(go_on)
+    assert last.result(timeout=60) == "xxxxx"
 
 
 def test_the_constructor_does_not_wait():
     started = time.monotonic()
-    with Sandbox(workers=1) as box:
+    with Sandbox(workers=1, min_level="rlimits") as box:
         assert time.monotonic() - started < 0.5  # importing sympy alone takes as long
         assert box.run("print(1)", timeout=60).stdout == "1\n"
+
+
+def test_what_may_wait_is_bounded():
+    with small(queue=2) as box:
+        running = box.submit("import time; time.sleep(1)")
+        assert eventually(lambda: box.load == (1, 0))
+        waiting = [box.submit("print(1)") for _ in range(2)]
+        assert box.load == (1, 2)
+        with pytest.raises(Busy, match="2 jobs wait already"):
+            box.submit("print(1)")
+        assert running.result().status == "ok"
+        assert [future.result().stdout for future in waiting] == ["1\n", "1\n"]
+        assert box.run("print(2)").stdout == "2\n"
+        assert eventually(lambda: box.load == (0, 0))
+
+
+def test_a_future_cannot_be_cancelled(box):
+    future = box.submit("print(1)")
+    assert not future.cancel() and future.result().stdout == "1\n"
+
+
+def test_a_program_whose_slot_dies_twice_is_our_failure_not_a_result():
+    with small() as box:
+        future = box.submit("import time; time.sleep(600)")
+        for _ in range(2):
+            assert eventually(lambda: box.load == (1, 0))
+            assert eventually(lambda: len(kin(box._link.pid)["slot"]) == 1)
+            time.sleep(0.5)  # it runs by now, rather than being forked ahead
+            (slot,) = kin(box._link.pid)["slot"]
+            kill(slot)
+            assert eventually(lambda slot=slot: slot not in kin(box._link.pid)["slot"])
+        with pytest.raises(SandboxError, match="the sandbox failed: the slot ended") as caught:
+            future.result()
+        assert isinstance(caught.value.__cause__, pool.WorkerDied)
+        assert box.run("print(1)").stdout == "1\n"
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"min_level": "full"}, "full wanted.*pass min_level="),
-        ({"preload": ("no_such_module",)}, "No module named 'no_such_module'"),
+        ({"min_level": "full", "max_level": "rlimits"}, "'full' is above max_level 'rlimits'"),
+        ({"min_level": "most"}, "min_level is 'most', expected one of rlimits, restricted"),
+        ({"max_level": ""}, "max_level is '', expected one of"),
+        ({"workers": 0}, "workers is 0, expected more than 0"),
+        ({"timeout": 0}, "timeout is 0, expected more than 0"),
+        ({"timeout": float("inf")}, "timeout is inf, expected"),
+        ({"timeout": float("nan")}, "timeout is nan, expected"),
+        ({"memory_mb": -1}, "memory_mb is -1, expected"),
+        ({"output_kb": 0}, "output_kb is 0, expected"),
+        ({"scratch_mb": 0}, "scratch_mb is 0, expected"),
+        ({"queue": 0}, "queue is 0, expected"),
+        ({"workers": 100_000}, "are available here: fewer workers, or a smaller memory_mb"),
     ],
 )
-def test_what_workers_cannot_do_is_one_line(options, words):
-    with Sandbox(workers=1, **options) as box:
-        with pytest.raises(SandboxError, match=words) as caught:
-            box.run("print(1)")
+def test_wrong_options_are_refused_in_one_line_and_start_nothing(options, words):
+    before = kin(os.getpid())
+    with pytest.raises(SandboxError) as caught:
+        Sandbox(**options)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert kin(os.getpid()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"timeout": 0}, "timeout is 0"),
+        ({"timeout": -1.0}, "timeout is -1.0"),
+        ({"timeout": float("nan")}, "timeout is nan"),
+        ({"seed": -1}, "seed is -1, expected 0 to 4294967295"),
+        ({"seed": 2**32}, "seed is 4294967296"),
+    ],
+)
+def test_wrong_arguments_are_refused(box, arguments, words):
+    with pytest.raises(SandboxError, match=words):
+        box.run("print(1)", **arguments)
+    with pytest.raises(SandboxError, match=words):
+        box.session(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("preload", "words"),
+    [
+        (("no_such_module",), "preload asks for 'no_such_module', which .* does not have"),
+        (("json", "this_is_none"), "'this_is_none'"),
+    ],
+)
+def test_a_module_that_is_not_there_is_one_line_at_the_first_use(preload, words):
+    with Sandbox(workers=1, min_level="rlimits", preload=preload) as box:
+        for _ in range(2):
+            with pytest.raises(SandboxError, match=words) as caught:
+                box.run("print(1)")
+            assert "\n" not in str(caught.value)
         with pytest.raises(SandboxError, match=words):
             print(box.level)
-    assert "\n" not in str(caught.value)
+        with pytest.raises(SandboxError, match=words), box.session() as session:
+            session.run("print(1)")
 
 
-@pytest.mark.parametrize("options", [{"min_level": "most"}, {"workers": 0}, {"timeout": 0}])
-def test_wrong_options_are_refused(options):
-    with pytest.raises(SandboxError, match="expected"):
-        Sandbox(**options)
+def test_a_module_that_does_not_import_costs_only_what_needs_it():
+    windows = "encodings.mbcs"
+    with Sandbox(workers=1, min_level="rlimits", preload=(windows, "json"), timeout=60) as box:
+        assert box.run("print(1)").stdout == "1\n"
+        with pytest.raises(SandboxError, match=f"{windows} of preload does not import: ") as caught:
+            box.run("import json")
+        assert "\n" not in str(caught.value)
+        assert box.run("print(2)").stdout == "2\n"
+
+
+def test_nothing_works_once_it_is_closed():
+    box = small()
+    assert box.run("print(1)").stdout == "1\n"
+    box.close()
+    for use in (lambda: box.run("print(1)"), lambda: box.level, lambda: box.session().run("1")):
+        with pytest.raises(SandboxError, match="closed"):
+            use()
+
+
+def test_the_report_says_how_everything_was_proven(box):
+    report = box.report
+    assert (report["level"], report["why"]) == (box.level, box.why)
+    assert report["plan"] and "\n" not in report["plan"] + report["why"]
+    names = {"network", "files", "processes", "privileges", "system calls"}
+    names |= {"own processes", "disk", "memory in sum"}
+    assert set(report["protections"]) == names
+    assert all(isinstance(proof, str) for proof in report["protections"].values())
 
 
 def test_check_and_run_on_the_command_line(tmp_path):
     checked = command("check", "--preload", "")
     assert checked.returncode == 0 and checked.stdout.startswith("level ")
+    assert " NO " not in "".join(
+        line for line in checked.stdout.splitlines() if line.split()[0] in ("time", "output")
+    )
     file = tmp_path / "file.py"
     file.write_text("print(input())\n1 / 0\n")
     (tmp_path / "in").write_text("hello\n")
-    ran = command("run", str(file), "--preload", "", "--stdin", str(tmp_path / "in"))
+    options = ("--preload", "", "--min-level", "rlimits")
+    ran = command("run", str(file), *options, "--stdin", str(tmp_path / "in"))
     assert (ran.returncode, ran.stdout) == (1, "hello\n")
     assert "line 2, in <module>" in ran.stderr and "[error, exit code 1" in ran.stderr
+    piped = command("run", "-", *options, stdin="print(7)")
+    assert (piped.returncode, piped.stdout) == (0, "7\n")
+
+
+def test_the_command_line_refuses_in_one_line(tmp_path):
     missing = command("run", str(tmp_path / "none.py"))
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1
+    (tmp_path / "file.py").write_text("print(1)")
+    above = command("run", str(tmp_path / "file.py"), "--max-level", "rlimits")
+    assert above.returncode == 2 and above.stdout == "" and above.stderr.count("\n") == 1
     assert "--timeout" in command("run", "--help").stdout
 
 
-SURVEY = """
-from sandbox import Sandbox
-with Sandbox(workers=1, preload=(), timeout=20) as box:
-    print(box.level, box.report["identity"], ",".join(box.report["namespaces"]) or "none")
-    print(box.run("import os; print(os.getuid())").stdout.strip())
-    print(box.run("x = bytearray(20 << 30)").status)
-    print(box.run("while True: pass", timeout=0.3).status)
-    code = '''
-import os, subprocess, time
-subprocess.Popen(["sleep", "600"], start_new_session=True)
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0: time.sleep(600)
-    os._exit(0)
-print("left")
-'''
-    print(box.run(code).stdout.strip())
-    import sys; sys.path.insert(0, "tests/sandbox")
-    from processes import descendants
-    (keeper,) = box._pool.pids()
-    print(len(descendants(keeper)))
-"""
-
-
-def survey(prefix: tuple[str, ...]) -> list[str]:
-    """What SURVEY prints under the system's Python, which no private directory hides."""
-    if os.geteuid() != 0 or not shutil.which("setpriv") or not os.path.exists(SYSTEM_PYTHON):
-        pytest.skip("needs root, setpriv and a system Python")
-    version = [SYSTEM_PYTHON, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
-    if subprocess.run(version).returncode != 0:
-        pytest.skip("the system's Python is older than 3.11")
-    process = spawn(SURVEY, python=SYSTEM_PYTHON, prefix=prefix)
-    out, _ = process.communicate(timeout=120)
-    return out.splitlines()
-
-
-REST = ["memory", "timeout", "left", "1"]  # and only the zygote is left below the keeper
-
-
-def test_root_reaches_restricted():
-    first, uid, *rest = survey(())
-    level, identity, _ = first.split()
-    if level == "rlimits":
-        pytest.skip("this machine gives root no namespaces")
-    assert (level, identity, uid, rest) == ("restricted", "nobody", "65534", REST)
-
-
-def test_a_container_without_namespaces_still_leaves_no_process():
-    first, uid, *rest = survey(("setpriv", "--bounding-set", "-sys_admin"))
-    assert first == "rlimits nobody none"
-    assert (uid, rest) == ("65534", REST)
-
-
-def test_an_unprivileged_user_gets_what_the_kernel_gives():
-    prefix = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
-    first, uid, *rest = survey(prefix)
-    level, identity, namespaces = first.split()
-    assert level == ("rlimits" if namespaces == "none" else "restricted")
-    assert (identity, uid, rest) == ("capless", "65534", REST)
+def test_a_sandbox_can_be_made_beside_another(box):
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context(small()) for _ in range(2)]
+        answers = [other.submit(f"print({n})") for n, other in enumerate([box, *others])]
+        assert [answer.result().stdout for answer in answers] == ["0\n", "1\n", "2\n"]

@@ -1,6 +1,9 @@
 """Framing: what goes in comes out, and anything else is one clean error."""
 
+import contextlib
 import os
+import socket
+import tempfile
 import threading
 import time
 
@@ -98,3 +101,51 @@ def test_a_deadline_binds_reader_and_writer():
     finally:
         os.close(read_end)
         os.close(write_end)
+
+
+@given(st.lists(st.tuples(MESSAGES, st.integers(0, messages.MAX_FDS)), max_size=4))
+def test_descriptors_arrive_with_the_message_that_they_were_sent_with(sent):
+    ours, theirs = socket.socketpair()
+    with ours, theirs, contextlib.ExitStack() as files:
+        pools = [[files.enter_context(tempfile.TemporaryFile()) for _ in range(n)] for _, n in sent]
+        for (message, _), pool in zip(sent, pools, strict=True):
+            messages.send(ours, message, [file.fileno() for file in pool])
+        ours.shutdown(socket.SHUT_WR)
+        for (message, _), pool in zip(sent, pools, strict=True):
+            found, fds = messages.receive(theirs)
+            same = [os.path.sameopenfile(fd, f.fileno()) for fd, f in zip(fds, pool, strict=True)]
+            for fd in fds:
+                os.close(fd)
+            assert found == message and all(same)
+        assert messages.receive(theirs) == (None, [])
+
+
+def test_a_long_message_with_a_descriptor_passes():
+    ours, theirs = socket.socketpair()
+    message = {"a": "x" * (3 << 20)}
+    with ours, theirs:
+        writer = threading.Thread(target=messages.send, args=(ours, message, [theirs.fileno()]))
+        writer.start()
+        found, (fd,) = messages.receive(theirs)
+        writer.join()
+        assert found == message and os.path.sameopenfile(fd, theirs.fileno())
+        os.close(fd)
+
+
+@given(MESSAGES, st.data())
+def test_a_frame_cut_short_on_a_socket_is_an_error(message, data):
+    frame = messages.encode(message)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(frame[: data.draw(st.integers(1, len(frame) - 1))])
+        ours.shutdown(socket.SHUT_WR)
+        with pytest.raises(FrameError, match="stream ended inside"):
+            messages.receive(theirs)
+
+
+def test_a_socket_frame_that_claims_too_much_is_refused_before_it_is_read():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(messages.HEADER.pack(messages.MAX_FRAME + 1))
+        with pytest.raises(FrameError, match="at most"):
+            messages.receive(theirs)

@@ -18,7 +18,7 @@ failure of the sandbox itself is never put into words: it stays an exception.
 from concurrent.futures import Future
 from functools import partial
 
-from sandbox import Result, Sandbox
+from sandbox import Box, Result
 from torl_jax.envs.base import then
 from torl_jax.episode import Call, Observation
 from torl_jax.errors import UserError
@@ -36,7 +36,7 @@ class PythonEnv:
     """
 
     def __init__(
-        self, sandbox: Sandbox, policy: str = "fixed", timeout: float = 5.0, limit: int = LIMIT
+        self, sandbox: Box, policy: str = "fixed", timeout: float = 5.0, limit: int = LIMIT
     ) -> None:
         if policy not in POLICIES:
             raise UserError(f"observation policy {policy!r} is not one of {', '.join(POLICIES)}")

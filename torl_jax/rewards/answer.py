@@ -23,8 +23,9 @@ import threading
 from concurrent.futures import Future
 from pathlib import Path
 
+from sandbox.command import command_pool
 from sandbox.messages import Message
-from sandbox.pool import Pool, StartError, WorkerDied, WorkerTimeout
+from sandbox.pool import StartError, WorkerDied, WorkerTimeout
 
 MAX_ANSWER = 10_000  # characters; a longer answer is wrong unless it is the gold itself
 CACHED = 1 << 15  # pairs whose grade is kept
@@ -69,7 +70,7 @@ class Grader:
 
     def __init__(self, workers: int = 2, timeout: float = 5.0) -> None:
         command = [sys.executable, "-P", "-m", "torl_jax.rewards.worker", str(timeout)]
-        self._pool = Pool(command, workers, _environment())
+        self._pool = command_pool(command, workers, _environment())
         self._timeout = timeout
         self._lock = threading.Lock()
         self._grades: dict[tuple[str, str], Future[Grade]] = {}

@@ -1,0 +1,1 @@
+"""Measurements that docs/benchmarks.md reports; each is a command that anyone can run again."""

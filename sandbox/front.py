@@ -1,0 +1,252 @@
+"""What stands between the network and the handlers: who may ask, how much, how slowly.
+
+uvicorn and h11 read HTTP; here are the limits that they leave open (headers or a body
+that never end, too many connections), the token, and errors as one line of JSON.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import http
+import logging
+import resource
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+import h11
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from sandbox import fusion
+from sandbox.orders import BadRequest
+
+HEAD_SECONDS = 10.0  # from the first byte (of a connection: from its start) to the headers' end
+HEAD_BYTES = 16 << 10
+LINGER_SECONDS = 1.0
+DISCARD_SECONDS = 2.0
+DISCARD_BYTES = 64 << 20
+OPEN = ("/v1/ping",)  # needs no token: balancers carry none, and it tells nothing
+
+log = logging.getLogger("sandbox.server")
+T = TypeVar("T")
+
+
+class Gone(Exception):
+    """The caller has hung up."""
+
+
+def reply(
+    body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(fusion.encode(body), status, headers, "application/json")
+
+
+def refusal(message: str, status: int) -> Response:
+    """One line of JSON that says what was wrong."""
+    headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status in (503, 504):
+        headers["Retry-After"] = "1"
+    return reply({"detail": " ".join(message.split())}, status, headers)
+
+
+class Front:
+    """The outermost application: checks who asks and counts what is being served."""
+
+    def __init__(self, app: ASGIApp, token: str | None, refused: Callable[[int], None]) -> None:
+        self.draining = False
+        self._app = app
+        self._token = None if token is None else b"Bearer " + token.encode()
+        self._refused = refused
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        exchange = _Exchange(scope, receive, send, self._refused)
+        self._active += 1
+        self._idle.clear()
+        try:
+            await self._answer(scope, exchange)
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Answers 503 to whatever comes and waits for what is being served."""
+        self.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
+
+    async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
+        if (response := self._turn_away(scope)) is not None:
+            await response(scope, exchange.receive, exchange.send)
+            return
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception:
+            log.exception("a request failed: %s %s", scope["method"], scope["path"])
+            if not exchange.started:
+                failed = refusal("the server failed; its log says how", 500)
+                await failed(scope, exchange.receive, exchange.send)
+
+    def _turn_away(self, scope: Scope) -> Response | None:
+        headers = dict(scope["headers"])
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
+            return refusal(f"headers have more than {HEAD_BYTES} bytes", 431)
+        if b"origin" in headers:
+            # Only browsers send it: a page that somebody merely visits must not run programs here.
+            return refusal("requests of web pages are not served", 403)
+        if self.draining and scope["path"] != "/metrics":
+            return refusal("the server is ending", 503)
+        if self._token is None or scope["path"] in OPEN:
+            return None
+        if not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
+            return refusal("token is missing or wrong, expected Authorization: Bearer TOKEN", 401)
+        return None
+
+
+class _Exchange:
+    """One request and its answer.
+
+    An answer that comes before the end of the body is held back for a little: a caller that
+    is still sending would not see it. If the body goes on, the connection closes, or it
+    would be kept for as long as somebody cares to send a byte now and then.
+    """
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, refused: Callable[[int], None]
+    ) -> None:
+        names = {name for name, _ in scope["headers"]}
+        self._ended = not names & {b"content-length", b"transfer-encoding"}
+        self._asks = b"expect" in names  # it sends the body only when we begin to read
+        self._receive = receive
+        self._send = send
+        self._refused = refused
+        self.started = False
+
+    async def receive(self) -> Message:
+        self._asks = False
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._ended = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            if message["status"] >= 400:
+                self._refused(message["status"])
+            if not self._ended and not self._asks and message["status"] != 408:
+                await self._discard()
+            if not self._ended:
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+        await self._send(message)
+
+    async def _discard(self) -> None:
+        size = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while not self._ended and size < DISCARD_BYTES:
+                    size += len((await self.receive()).get("body", b""))
+
+
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
+    """The body, at most `limit` bytes within `seconds`. Raises BadRequest, Gone."""
+    body = bytearray()
+    declared = request.headers.get("content-length", "0")
+    size = int(declared) if declared.isdecimal() and len(declared) < 19 else 0
+    try:
+        async with asyncio.timeout(seconds):
+            while max(size, len(body)) <= limit:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise Gone
+                body += message.get("body", b"")
+                if not message.get("more_body", False) and len(body) <= limit:
+                    return bytes(body)
+    except TimeoutError:
+        raise BadRequest(f"body did not end within {seconds:g} s", 408) from None
+    raise BadRequest(f"body has more than {limit} bytes", 413)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns. Where the caller hangs up it is cancelled, and Gone raised."""
+    job = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hang_up(request))
+    try:
+        await asyncio.wait({job, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if job.done():
+            return job.result()
+        raise Gone
+    finally:
+        for task in (job, gone):
+            task.cancel()
+        await asyncio.gather(job, gone, return_exceptions=True)
+
+
+async def _hang_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Protocol(H11Protocol):
+    """uvicorn's HTTP/1.1 with an end to slow headers and a bound on connections."""
+
+    head_timer: asyncio.TimerHandle | None = None
+    over = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2:
+            self.refuse(503, "too many connections")
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        if not self.over:
+            super().data_received(data)
+            self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(400, f"not an HTTP/1.1 request with at most {HEAD_BYTES} bytes of headers")
+
+    def refuse(self, status: int, message: str) -> None:
+        """An answer to what never became a request."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = fusion.encode({"detail": message})
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+            ]
+            reason = http.HTTPStatus(status).phrase
+            response = h11.Response(status_code=status, headers=headers, reason=reason)
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        # Closed at once, what the caller is still sending would cost it the answer.
+        self.over = True
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _watch_head(self) -> None:
+        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+            self._cancel()
+        elif self.head_timer is None:
+            words = f"headers did not end within {HEAD_SECONDS:g} s"
+            self.head_timer = self.loop.call_later(HEAD_SECONDS, self.refuse, 408, words)
+
+    def _cancel(self) -> None:
+        if self.head_timer is not None:
+            self.head_timer.cancel()
+            self.head_timer = None

@@ -1,0 +1,295 @@
+"""A slot: the process that runs one program after another, each in a fork made ahead.
+
+Where the plan has namespaces it is the first process of its own pid namespace, with
+its own mounts: no program can signal it, and with it all its descendants end. It
+speaks sandbox.messages with the trainer on a socket and ends when that closes.
+
+    {"code", "stdin", "seed", "timeout", "files", "fetch"}  ->  a Result's fields
+    {"open": {"seed", "timeout", "echo"}}                   ->  {"opened": true}, a session
+    {"cell", "timeout"}                                     ->  a Result's fields
+"""
+
+import base64
+import contextlib
+import os
+import select
+import signal
+import socket
+import stat
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sandbox import kernel, messages
+from sandbox.child import Walls, become
+from sandbox.messages import Message
+from sandbox.output import Capture
+from sandbox.scratch import FLAGS, Scratch
+from sandbox.sweep import sweep, sweep_but
+from sandbox.watch import CHUNK, Run, lives
+
+START_SECONDS = 60.0
+LIFE = 2000  # programs that a slot runs before a fresh one takes its place
+FETCH_BYTES = 8 << 20  # of all files that one program's caller reads back
+
+
+class Infrastructure(Exception):
+    """Our failure, not the program's."""
+
+
+@dataclass
+class Child:
+    """A process that has raised its walls and waits for its job."""
+
+    pid: int
+    ending: int
+    job: int
+    streams: tuple[int, int]
+    stack: contextlib.ExitStack
+    up: bool = False
+
+
+@dataclass
+class Slot:
+    """`places` are emptied after each program; `ooms` counts kills for memory so far."""
+
+    walls: Walls
+    places: Sequence[Scratch]
+    output: int  # bytes kept of each stream
+    own_proc: bool
+    ooms: Callable[[], int]
+    jailed: bool  # we are the first process of a pid namespace made for us
+    spare: Child | None = None
+    holder: int | None = None  # of the session, once one is open
+    most: float = 0.0  # the session's longest deadline
+    number: int = 0  # of its last cell
+    served: int = field(default=0, init=False)
+
+    def serve(self, sock: int) -> None:
+        """Until the other side closes. Raises Infrastructure, OSError: this slot then ends."""
+        try:
+            self.spare = self._prepare()
+            self._confirm(self.spare)
+        except (Infrastructure, OSError, TimeoutError) as error:
+            messages.write(sock, {"failed": str(error)})
+            raise
+        messages.write(sock, {"ready": True})
+        while (message := messages.read(sock)) is not None:
+            reply = self._handle(message, sock)
+            self.served += 1
+            messages.write(sock, reply | {"last": self.served >= LIFE and self.holder is None})
+            del message, reply  # what is forked next shall find nothing of this program
+            if self.spare is None:
+                self.spare = self._prepare()
+
+    def _handle(self, message: Message, sock: int) -> Message:
+        if "open" in message:
+            return self._open(message["open"])
+        if "cell" in message:
+            return self._cell(message, sock)
+        return self._program(message, sock)
+
+    def _program(self, message: Message, sock: int) -> Message:
+        child = self._take_spare()
+        try:
+            ooms = self.ooms()
+            run = Run(
+                child.pid,
+                child.ending,
+                {fd: Capture(self.output) for fd in child.streams},
+                message["timeout"],
+                self.own_proc,
+            )
+            try:
+                messages.write(child.job, message)
+                run.wait(sock)
+            finally:
+                sweep(self.jailed, run.ended)
+            seconds = time.monotonic() - run.started
+            run.finish()
+            run.out_of_memory = self.ooms() > ooms
+            status, _ = run.ended[run.pid]
+            cpu = sum(used for _, used in run.ended.values())
+            reply = run.result(os.waitstatus_to_exitcode(status), seconds, cpu)
+            return reply | {"files": self._fetch(message["fetch"])}
+        finally:
+            child.stack.close()
+            for place in self.places:
+                place.empty()
+
+    def _open(self, message: Message) -> Message:
+        """The spare becomes the session's process; it keeps its descriptors."""
+        if not self.own_proc:
+            return {"refused": "sessions need a /proc of the slot's own, which is refused here"}
+        child = self._take_spare()
+        messages.write(child.job, {"open": message})
+        if messages.read(child.job, time.monotonic() + START_SECONDS) != {"open": True}:
+            raise Infrastructure("the session's process did not start")
+        self.spare, self.holder, self.most = child, child.pid, message["timeout"]
+        return {"opened": True}
+
+    def _cell(self, message: Message, sock: int) -> Message:
+        child, holder = self.spare, self.holder
+        if child is None or holder is None:
+            raise Infrastructure("a cell came before the session was opened")
+        self.number += 1
+        _drop(child.job)
+        ooms = self.ooms()
+        ending = kernel.watch(holder)
+        run = Run(
+            holder,
+            ending,
+            {fd: Capture(self.output) for fd in child.streams},
+            message["timeout"],
+            self.own_proc,
+            holder,
+            child.job,
+            self.number,
+        )
+        spoiled = False
+        try:
+            order = {**message, "most": self.most, "number": self.number}
+            messages.write(child.job, order, time.monotonic() + message["timeout"])
+            run.wait(sock)
+        except (messages.FrameError, TimeoutError, ConnectionError):
+            spoiled = True  # the program has used our socket: nothing more can be read or written
+        finally:
+            os.close(ending)
+        if run.never_began and not lives(holder, os.getpid()):
+            raise Infrastructure("the session's process ended between two cells")
+        result = self._after_cell(run, holder, ooms)
+        self.holder = holder = result.pop("holder")
+        return result | {"files": {}, "alive": not spoiled and lives(holder, os.getpid())}
+
+    def _after_cell(self, run: Run, holder: int, ooms: int) -> Message:
+        """Keeps the process that has the state to go on from, and nothing else."""
+        seconds = time.monotonic() - run.started
+        intact = run.pid != holder and lives(holder, os.getpid())
+        done, code = _end_of_cell(run.news or {}, intact)
+        cpu = _cpu_seconds(run.pid) if run.pid != holder else 0.0
+        holder = run.pid if done else holder
+        sweep_but(holder, self.jailed)
+        run.finish()
+        run.out_of_memory = self.ooms() > ooms
+        return run.result(code, seconds, cpu) | {"holder": holder, "advanced": bool(done)}
+
+    def _take_spare(self) -> Child:
+        """A child that is up. One that died while it was idle is replaced, once."""
+        if self.spare is None or select.select([self.spare.ending], [], [], 0)[0]:
+            if self.spare is not None:
+                self.spare.stack.close()
+                sweep(self.jailed)
+            self.spare = self._prepare()
+        child, self.spare = self.spare, None
+        self._confirm(child)
+        return child
+
+    def _confirm(self, child: Child) -> None:
+        if child.up:
+            return
+        said = messages.read(child.job, time.monotonic() + START_SECONDS)
+        if said != {"up": True}:
+            raise Infrastructure((said or {}).get("failed", "the program's process never started"))
+        child.up = True
+
+    def _prepare(self) -> Child:
+        """Forks a process that waits for its job."""
+        with contextlib.ExitStack() as undo:
+            ends = [_pipe(undo) for _ in range(2)]
+            ours, theirs = _socketpair(undo)
+            if self.walls.plan.uid is not None and os.geteuid() == 0:
+                for _, write_end in ends:
+                    os.fchown(write_end, self.walls.plan.uid, self.walls.plan.uid)
+            if self.jailed:
+                _next_pid_is_two()
+            pid = os.fork()
+            if pid == 0:
+                nothing = os.open(os.devnull, os.O_RDONLY)
+                become(self.walls, (nothing, ends[0][1], ends[1][1], theirs))
+            for fd in (ends[0][1], ends[1][1], theirs):
+                os.close(fd)
+            ending = kernel.watch(pid)
+            undo.callback(os.close, ending)
+            return Child(pid, ending, ours, (ends[0][0], ends[1][0]), undo.pop_all())
+
+    def _fetch(self, names: Sequence[str]) -> dict[str, str]:
+        """Files of the working directory, base64; without those that are not plain or too large."""
+        found, left = {}, FETCH_BYTES
+        for name in names:
+            data = _read_file(self.places[0].fd, name, left)
+            if data is not None:
+                found[name] = base64.b64encode(data).decode()
+                left -= len(data)
+        return found
+
+
+def _end_of_cell(news: Message, intact: bool) -> tuple[bool, int]:
+    """Whether it came to its end, and its exit code: -9 where nobody has said a possible one.
+
+    A cell that was never heard of, or has killed its session's process, is not `intact`.
+    """
+    done, died = news.get("done"), news.get("died")
+    if intact and isinstance(done, int) and 0 <= done <= 255:
+        return True, int(done)
+    if isinstance(died, int):
+        with contextlib.suppress(ValueError, OverflowError):
+            return False, os.waitstatus_to_exitcode(died)
+    return False, -signal.SIGKILL
+
+
+def _drop(job: int) -> None:
+    """Reads away what was said too late; who could say more has ended, or waits for a cell."""
+    with contextlib.suppress(BlockingIOError):
+        while os.read(job, CHUNK):
+            pass
+
+
+def _read_file(directory: int, name: str, most: int) -> bytes | None:
+    """All of it, if that is no more than `most` bytes. Follows no link, waits for nothing."""
+    *folders, last = name.split("/")
+    with contextlib.ExitStack() as stack:
+        try:
+            for folder in folders:
+                directory = os.open(folder, FLAGS, dir_fd=directory)
+                stack.callback(os.close, directory)
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(last, flags, dir_fd=directory)
+        except OSError:  # missing, a link, a directory: the caller sees that it is not there
+            return None
+        stack.callback(os.close, fd)
+        facts = os.fstat(fd)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
+            return None
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(most)
+
+
+def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
+    read_end, write_end = os.pipe()
+    stack.callback(os.close, read_end)
+    os.set_blocking(read_end, False)
+    return read_end, write_end
+
+
+def _socketpair(stack: contextlib.ExitStack) -> tuple[int, int]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    stack.callback(os.close, ours.fileno())
+    return ours.detach(), theirs.detach()
+
+
+def _next_pid_is_two() -> None:
+    """Every program of every slot is process 2: what it sees does not tell them apart."""
+    try:
+        with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+            file.write("1")
+    except OSError:  # an older kernel, or no /proc of our own: ids then count up
+        pass
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        with open(f"/proc/{pid}/schedstat") as file:
+            return int(file.read().split()[0]) / 1e9
+    except (OSError, IndexError):
+        return 0.0

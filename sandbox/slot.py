@@ -164,7 +164,7 @@ class Slot:
     def _after_cell(self, run: Run, holder: int, ooms: int) -> Message:
         """Keeps the process that has the state to go on from, and nothing else."""
         seconds = time.monotonic() - run.started
-        intact = run.pid != holder and lives(holder, os.getpid())
+        intact = run.pid != holder and not run.late and lives(holder, os.getpid())
         done, code = _end_of_cell(run.news or {}, intact)
         cpu = _cpu_seconds(run.pid) if run.pid != holder else 0.0
         holder = run.pid if done else holder
@@ -226,7 +226,7 @@ class Slot:
 def _end_of_cell(news: Message, intact: bool) -> tuple[bool, int]:
     """Whether it came to its end, and its exit code: -9 where nobody has said a possible one.
 
-    A cell that was never heard of, or has killed its session's process, is not `intact`.
+    A cell that was never heard of, was late, or has killed its session's process, is not `intact`.
     """
     done, died = news.get("done"), news.get("died")
     if intact and isinstance(done, int) and 0 <= done <= 255:

@@ -235,6 +235,8 @@ class Link:
             message, _ = messages.receive(self._control)
         except TimeoutError:
             raise self._refuse(f"the daemon was not ready after {START_SECONDS:g} s") from None
+        except ConnectionResetError:  # it has not even read what another thread asks of it
+            message = None
         except (OSError, messages.FrameError) as error:
             raise self._refuse(f"the daemon's first message is unreadable: {error}") from error
         self._control.settimeout(None)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -159,6 +160,25 @@ def test_a_worker_that_will_not_go_is_killed_with_its_own(monkeypatch):
 def test_workers_are_out_of_reach_of_ctrl_c(pool):
     pid = pool.submit({}, 60).result()["pid"]
     assert os.getsid(pid) != os.getsid(0) and os.getpgid(pid) == pid
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_the_process_that_uses_them(end):
+    source = f"""
+from sandbox.command import command_pool
+pool = command_pool({command(WORKER)!r}, 2, {ENVIRONMENT!r})
+print(*{{pool.submit({{"sleep": 0.2}}, 60).result()["pid"] for _ in range(4)}}, flush=True)
+pool.submit({{}}, 60).result()
+__import__("threading").Event().wait()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as caller:
+        assert caller.stdout is not None
+        workers = set(map(int, caller.stdout.readline().split()))
+        assert workers and workers <= set(children(caller.pid))
+        caller.send_signal(end)
+    assert all_gone(workers)
 
 
 @pytest.mark.parametrize(

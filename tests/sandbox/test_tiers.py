@@ -27,10 +27,14 @@ IMPORTS = st.builds(
     MODULES,
     st.sampled_from(["x", "*", "(\n    x,\n    y,\n)", "x as numpy"]),
 )
-OTHERS = st.sampled_from(["x = 1", "pass", "print('numpy')", "# import sympy as s", "'''a'''"])
+OTHERS = st.sampled_from(["x = 1", "pass", "print('numpy')", "'''a'''"])
+COMMENT = st.just("# import sympy as s")  # a line of its own: it ends one
 SIMPLE = st.lists(IMPORTS | OTHERS, min_size=1, max_size=4).map("; ".join)
 PROGRAMS = st.lists(
-    SIMPLE | IMPORTS.map("if x:\n    {}".format) | IMPORTS.map("try: {}\nfinally: pass".format),
+    SIMPLE
+    | COMMENT
+    | IMPORTS.map("if x:\n    {}".format)
+    | IMPORTS.map("try: {}\nfinally: pass".format),
     max_size=5,
 ).map("\n".join)
 

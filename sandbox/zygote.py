@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sandbox import cgroup, jail, kernel, limits, messages, program
@@ -47,6 +47,7 @@ class Settings:
     quota: int
     scratch: str
     root: bool  # programs have the uid of root on the host
+    daemon: int = -1  # tells of the daemon's end, see kernel.watch
 
 
 def run(settings: Settings, control: socket.socket) -> None:
@@ -55,6 +56,8 @@ def run(settings: Settings, control: socket.socket) -> None:
     os.dup2(kernel.watch(os.getppid()), DAEMON, inheritable=False)
     os.closerange(DAEMON + 1, os.sysconf("SC_OPEN_MAX"))
     control.detach()
+    if kernel.LINUX:
+        settings = replace(settings, daemon=kernel.watch(os.getppid()))
     _guarded(_enter, settings, socket.socket(fileno=own))
 
 
@@ -199,6 +202,8 @@ def _slot(
     sock: int,
     ooms: int | None,
 ) -> None:
+    if kernel.LINUX and select.select([settings.daemon], [], [], 0)[0]:
+        return  # it ended before it was our parent: nobody would end us with it
     control.close()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a program may send it to the first process
     try:

@@ -32,7 +32,7 @@ from tests.sandbox.processes import (
 ROOT = Path(__file__).resolve().parents[2]
 TIERS = ("fractions", "decimal")  # as good as numpy and sympy here, and quick to import
 KILLS = 10
-SECONDS = 12.0  # after which no further kill follows
+SECONDS = 8.0  # after which no further kill follows
 ENDS = (LEVELS[0], LEVELS[-1])  # no walls at all, and all that this machine has
 
 TRAINER = """

@@ -11,9 +11,11 @@ The groups lie below the caller's own, whose processes and settings stay as they
 that limit memory). What a killed owner leaves behind is empty directories.
 """
 
+import contextlib
 import errno
 import os
 import re
+import signal
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from pathlib import Path
 CONTROLLERS = ("memory", "pids")
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+")
 SLOT = re.compile(r"slot--?\d+")
-PATIENCE = 2.0  # seconds for the processes of a group to disappear
+PATIENCE = 5.0  # seconds for the processes of a group to disappear
 
 EVENTS = {1: "memory.oom_control", 2: "memory.events"}
 
@@ -152,9 +154,9 @@ def remove(name: str) -> None:
     mounts, groups = _look()
     for controller in (*CONTROLLERS, ""):
         for path in directories(mounts, groups, controller):
-            _remove(os.path.join(path, name))
+            _clear(os.path.join(path, name))
             if not controller:
-                _remove(os.path.join(os.path.dirname(path), name))
+                _clear(os.path.join(os.path.dirname(path), name))
 
 
 def parse_mounts(text: str) -> list[Mount]:
@@ -277,6 +279,15 @@ def _remove(directory: str) -> None:
     for name in filter(SLOT.fullmatch, inside):
         _rmdir(os.path.join(directory, name))
     _rmdir(directory)
+
+
+def _clear(directory: str) -> None:
+    """Removes a group of ours whose owner is gone, with what is still running in it."""
+    for path in Path(directory).glob("slot-*/cgroup.procs"):
+        for pid in path.read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    _remove(directory)
 
 
 def _rmdir(directory: str) -> None:

@@ -283,11 +283,22 @@ def _remove(directory: str) -> None:
 
 def _clear(directory: str) -> None:
     """Removes a group of ours whose owner is gone, with what is still running in it."""
-    for path in Path(directory).glob("slot-*/cgroup.procs"):
-        for pid in path.read_text().split():
+    deadline = time.monotonic() + PATIENCE
+    while (members := _members(directory)) and time.monotonic() < deadline:
+        for pid in members:  # each may have forked since it was listed: hence the loop
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
     _remove(directory)
+
+
+def _members(directory: str) -> list[int]:
+    """The processes in its slots that we can name: 0 is one outside our pid namespace."""
+    pids: list[int] = []
+    for file in Path(directory).glob("slot-*/cgroup.procs"):
+        with contextlib.suppress(FileNotFoundError):  # its daemon was not quite dead and removed it
+            pids += [int(pid) for pid in file.read_text().split() if pid != "0"]
+    return pids
 
 
 def _rmdir(directory: str) -> None:

@@ -164,6 +164,7 @@ class Daemon:
             quota=self._config["quota"],
             scratch=self._den.path,
             root=os.geteuid() == 0 and plan.uid is None,
+            daemon=os.getpid(),
         )
         if os.geteuid() == 0 and not plan.jail and plan.uid is not None:
             os.fchown(self._den.fd, plan.uid, plan.uid)  # slots make their directories there

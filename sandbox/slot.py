@@ -2,7 +2,9 @@
 
 Where the plan has namespaces it is the first process of its own pid namespace, with
 its own mounts: no program can signal it, and with it all its descendants end. It
-speaks sandbox.messages with the trainer on a socket and ends when that closes.
+speaks sandbox.messages with the trainer on a socket and ends when that closes, or when
+the daemon ends: its parent, at whose death the kernel kills it, unless the daemon was
+dying already when the slot became its child.
 
     {"code", "stdin", "seed", "timeout", "files", "fetch"}  ->  a Result's fields
     {"open": {"seed", "timeout", "echo"}}                   ->  {"opened": true}, a session
@@ -57,6 +59,7 @@ class Slot:
     places: Sequence[Scratch]
     output: int  # bytes kept of each stream
     own_proc: bool
+    daemon: int  # readable once it has ended
     ooms: Callable[[], int]
     jailed: bool  # we are the first process of a pid namespace made for us
     spare: Child | None = None
@@ -74,13 +77,19 @@ class Slot:
             messages.write(sock, {"failed": str(error)})
             raise
         messages.write(sock, {"ready": True})
-        while (message := messages.read(sock)) is not None:
+        while (message := self._next(sock)) is not None:
             reply = self._handle(message, sock)
             self.served += 1
             messages.write(sock, reply | {"last": self.served >= LIFE and self.holder is None})
             del message, reply  # what is forked next shall find nothing of this program
             if self.spare is None:
                 self.spare = self._prepare()
+
+    def _next(self, sock: int) -> Message | None:
+        """None where nobody is left to answer to."""
+        if self.daemon in select.select([sock, self.daemon], [], [])[0]:
+            return None
+        return messages.read(sock)
 
     def _handle(self, message: Message, sock: int) -> Message:
         if "open" in message:
@@ -102,7 +111,7 @@ class Slot:
             )
             try:
                 messages.write(child.job, message)
-                run.wait(sock)
+                run.wait(sock, self.daemon)
             finally:
                 sweep(self.jailed, run.ended)
             seconds = time.monotonic() - run.started
@@ -150,7 +159,7 @@ class Slot:
         try:
             order = {**message, "most": self.most, "number": self.number}
             messages.write(child.job, order, time.monotonic() + message["timeout"])
-            run.wait(sock)
+            run.wait(sock, self.daemon)
         except (messages.FrameError, TimeoutError, ConnectionError):
             spoiled = True  # the program has used our socket: nothing more can be read or written
         finally:

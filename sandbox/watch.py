@@ -55,13 +55,13 @@ class Run:
         """A cell of which nothing was heard, and which was given the time for it."""
         return not self.heard and not self.late and not self.flooded
 
-    def wait(self, hangup: int) -> None:
+    def wait(self, sock: int, daemon: int) -> None:
         """Drains output until the program ends or must end; then it is the caller's to sweep.
 
-        Raises Hangup where the other end of `hangup` closes, FrameError or TimeoutError
-        where a session's process speaks nonsense.
+        Raises Hangup where the other end of `sock` closes or `daemon` becomes readable,
+        FrameError or TimeoutError where a session's process speaks nonsense.
         """
-        poller = self._poller(hangup)
+        poller = self._poller(sock, daemon)
         deadline = self.started + self.timeout
         while True:
             left = deadline - time.monotonic()
@@ -76,7 +76,7 @@ class Run:
                 self._say_late()
                 continue
             for fd, event in poller.poll(left * 1000 + 1):
-                if fd == hangup:
+                if fd in (sock, daemon):
                     raise Hangup
                 if fd == self.ending or (fd == self.job and self._listen(fd)):
                     return
@@ -114,9 +114,10 @@ class Run:
             "truncated_bytes": cut_out + cut_err,
         }
 
-    def _poller(self, hangup: int) -> select.poll:
+    def _poller(self, sock: int, daemon: int) -> select.poll:
         poller = select.poll()
-        poller.register(hangup, 0)  # only its hang-up
+        poller.register(sock, 0)  # only its hang-up
+        poller.register(daemon, select.POLLIN)
         # In this order: what a cell has said counts before the end of its session's process.
         for fd in (*([] if self.job is None else [self.job]), self.ending, *self.streams):
             poller.register(fd, select.POLLIN)

@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from sandbox import cgroup, jail, kernel, limits, messages, program
@@ -33,7 +33,7 @@ from sandbox.sweep import sweep
 USER = 1000  # who programs are inside a user namespace
 HUGE_PAGE = 2 << 20
 CONTROL = 3  # the descriptor of a zygote's control socket
-DAEMON = 4  # the descriptor that tells of the daemon's end
+DAEMON = 4  # the descriptor that tells of the daemon's end, on Linux
 WRITABLE_DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
 
 
@@ -47,17 +47,16 @@ class Settings:
     quota: int
     scratch: str
     root: bool  # programs have the uid of root on the host
-    daemon: int = -1  # tells of the daemon's end, see kernel.watch
+    daemon: int  # its process id
 
 
 def run(settings: Settings, control: socket.socket) -> None:
     """The first zygote, in a process forked for it. Does not return."""
     own = os.dup2(control.fileno(), CONTROL)
-    os.dup2(kernel.watch(os.getppid()), DAEMON, inheritable=False)
+    if kernel.LINUX:
+        os.dup2(kernel.watch(settings.daemon), DAEMON, inheritable=False)
     os.closerange(DAEMON + 1, os.sysconf("SC_OPEN_MAX"))
     control.detach()
-    if kernel.LINUX:
-        settings = replace(settings, daemon=kernel.watch(os.getppid()))
     _guarded(_enter, settings, socket.socket(fileno=own))
 
 
@@ -202,8 +201,6 @@ def _slot(
     sock: int,
     ooms: int | None,
 ) -> None:
-    if kernel.LINUX and select.select([settings.daemon], [], [], 0)[0]:
-        return  # it ended before it was our parent: nobody would end us with it
     control.close()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a program may send it to the first process
     try:
@@ -211,10 +208,6 @@ def _slot(
     except Exception as error:
         messages.write(sock, {"failed": str(error)})
         raise
-    # The daemon may have ended before we asked the kernel to end with it.
-    if select.select([DAEMON], [], [], 0)[0]:
-        os._exit(1)
-    os.close(DAEMON)
     try:
         slot.serve(sock)
     finally:
@@ -263,6 +256,8 @@ def _furnish(
         places=places,
         output=settings.output,
         own_proc=own_proc,
+        # In its own pid namespace a slot cannot name the daemon; a kqueue is not inherited.
+        daemon=DAEMON if kernel.LINUX else kernel.watch(settings.daemon),
         ooms=(lambda: 0) if ooms is None else partial(cgroup.count_ooms, ooms),
         jailed=plan.jail,
     )

@@ -1,9 +1,10 @@
-"""Makes model_tied.npz and model_untied.npz: what transformers' Qwen2 computes.
+"""Makes model_KIND.npz: what transformers computes for a tiny Qwen2, Qwen3 and Llama.
 
   python -m tests.golden.make_model        (needs the parity extra: torch)
 
-With them the default run, which has no torch, compares too. Each file holds a tiny
-Qwen2's config.json, its weights under their published names (float16, exactly), a
+With them the default run, which has no torch, compares too. The shapes of `qwen3` and
+`llama` are published config.json files (published/) with smaller sizes. Each file holds
+the tiny model's config.json, its weights under their published names (float16, exactly), a
 batch of tokens with its float32 logits, and the greedy continuation of its first row
 by 64 tokens.
 
@@ -13,12 +14,20 @@ field). They are torch's answers, not ours: a difference is a bug in ours.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 FOLDER = Path(__file__).resolve().parent
 CONTINUATION = 64
-SHAPE = {
+
+
+def published(name: str) -> dict[str, Any]:
+    """A config.json as it was published."""
+    return json.loads((FOLDER / "published" / f"{name}.json").read_text())
+
+
+SHAPE: dict[str, Any] = {
     "vocab_size": 61,
     "hidden_size": 24,
     "num_hidden_layers": 2,
@@ -33,16 +42,25 @@ SHAPE = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+SMALL = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+SMALL += ("num_key_value_heads", "head_dim", "intermediate_size")
+SMALL += ("bos_token_id", "eos_token_id")
+KINDS: dict[str, dict[str, Any]] = {
+    "tied": {"model_type": "qwen2", **SHAPE, "tie_word_embeddings": True},
+    "untied": {"model_type": "qwen2", **SHAPE, "tie_word_embeddings": False},
+    "qwen3": published("qwen3-0.6b") | {key: SHAPE[key] for key in SMALL},
+    "llama": published("llama-3.2-1b") | {key: SHAPE[key] for key in SMALL},
+}
 
 
-def build(tied: bool, seed: int):
-    """A Qwen2ForCausalLM with random weights that float16 holds exactly."""
+def build(kind: str, seed: int):
+    """One of KINDS with random weights that float16 holds exactly."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    config = Qwen2Config(**SHAPE, tie_word_embeddings=tied, attn_implementation="eager")
-    model = Qwen2ForCausalLM(config).eval()
+    config = AutoConfig.for_model(**KINDS[kind], attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -71,10 +89,10 @@ def continuation(model, prompt: list[int], count: int = CONTINUATION) -> tuple[l
     return tokens[len(prompt) :], margin
 
 
-def make(tied: bool) -> dict[str, np.ndarray]:
+def make(kind: str) -> dict[str, np.ndarray]:
     """The arrays of one file."""
     for seed in range(100):
-        model = build(tied, seed)
+        model = build(kind, seed)
         tokens = np.random.default_rng(seed).integers(0, SHAPE["vocab_size"], (2, 24))
         chosen, margin = continuation(model, tokens[0].tolist())
         # A near tie or a continuation that soon repeats itself would prove little.
@@ -93,6 +111,6 @@ def make(tied: bool) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    for name, tied in (("tied", True), ("untied", False)):
-        np.savez_compressed(FOLDER / f"model_{name}.npz", **make(tied))
+    for name in KINDS:
+        np.savez_compressed(FOLDER / f"model_{name}.npz", **make(name))
         print(f"wrote {FOLDER / f'model_{name}.npz'}")

@@ -1,4 +1,4 @@
-"""Stored answers of transformers' Qwen2 (tests/golden/make_model.py), for runs without torch."""
+"""Stored answers of transformers (tests/golden/make_model.py), for runs without torch."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from tests.golden import make_model
 from torl_jax.model import hf
 from torl_jax.model.transformer import Transformer
 
@@ -17,7 +18,7 @@ ADVICE = (
 )
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@pytest.fixture(scope="module", params=list(make_model.KINDS))
 def golden(request, tmp_path_factory):
     """(arrays of the file, the folder with its model)."""
     with np.load(GOLDEN / f"model_{request.param}.npz") as file:

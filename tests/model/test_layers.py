@@ -1,12 +1,16 @@
 """The decoder's mathematics against versions of a few lines that share no code with it."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from torl_jax.model import layers
+from torl_jax.model.config import ModelConfig, RopeScaling
 
 RNG = np.random.default_rng(0)
+SHAPE = ModelConfig(vocab_size=8, d_model=8, layers=1, heads=2, kv_heads=1, head_dim=8, d_mlp=8)
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -36,17 +40,36 @@ def turn(x_BTNH, positions_BT, theta):
     return np.concatenate([z.real, z.imag], -1)
 
 
+def speeds(head_dim, theta):
+    return layers.frequencies(dataclasses.replace(SHAPE, head_dim=head_dim, rope_theta=theta))
+
+
 def test_rope():
     x, positions = normal(2, 5, 3, 10), RNG.integers(0, 500, (2, 5))
-    got = layers.rope(x, positions, 1e4)
+    got = layers.rope(x, positions, speeds(10, 1e4))
     np.testing.assert_allclose(got, turn(x, positions, 1e4), atol=1e-4)
+
+
+def test_rope_scaling_slows_the_slow_ones_only():
+    """The bands by the number of turns in the original context, as Llama 3.1 has them."""
+    shape = dataclasses.replace(SHAPE, head_dim=64, rope_theta=5e5)
+    plain_h = layers.frequencies(shape)
+    scaling = RopeScaling(factor=32.0, low=1.0, high=4.0, original=8192)
+    scaled_h = layers.frequencies(dataclasses.replace(shape, rope_scaling=scaling))
+    turns_h = 8192 * plain_h / (2 * np.pi)
+    fast_h, slow_h = turns_h > 4, turns_h < 1
+    np.testing.assert_array_equal(scaled_h[fast_h], plain_h[fast_h])
+    np.testing.assert_allclose(scaled_h[slow_h], plain_h[slow_h] / 32, rtol=1e-6)
+    middle_h = ~fast_h & ~slow_h
+    assert middle_h.any() and (np.diff(scaled_h) < 0).all()
+    assert (scaled_h[middle_h] < plain_h[middle_h]).all()
 
 
 def test_rope_knows_only_distances():
     q, k = normal(1, 1, 1, 8), normal(1, 1, 1, 8)
 
     def score(i, j):
-        a, b = (layers.rope(x, np.asarray([[p]]), 50.0) for x, p in ((q, i), (k, j)))
+        a, b = (layers.rope(x, np.asarray([[p]]), speeds(8, 50.0)) for x, p in ((q, i), (k, j)))
         return float(jnp.sum(a * b))
 
     assert score(7, 3) == pytest.approx(score(104, 100), abs=1e-5)

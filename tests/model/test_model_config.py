@@ -2,36 +2,12 @@
 
 import pytest
 
+from tests.golden.make_model import published
 from torl_jax.errors import UserError
 from torl_jax.model import hf
-from torl_jax.model.config import ModelConfig
+from torl_jax.model.config import ModelConfig, RopeScaling
 
-MATH_1P5B = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "attention_dropout": 0.0,
-    "bos_token_id": 151643,
-    "eos_token_id": 151643,
-    "hidden_act": "silu",
-    "hidden_size": 1536,
-    "initializer_range": 0.02,
-    "intermediate_size": 8960,
-    "max_position_embeddings": 4096,
-    "max_window_layers": 21,
-    "model_type": "qwen2",
-    "num_attention_heads": 12,
-    "num_hidden_layers": 28,
-    "num_key_value_heads": 2,
-    "rms_norm_eps": 1e-06,
-    "rope_theta": 10000,
-    "sliding_window": 4096,
-    "tie_word_embeddings": True,
-    "torch_dtype": "bfloat16",
-    "transformers_version": "4.44.0",
-    "use_cache": True,
-    "use_mrope": False,
-    "use_sliding_window": False,
-    "vocab_size": 151936,
-}
+MATH_1P5B = published("qwen2.5-math-1.5b")
 MATH_7B = MATH_1P5B | {
     "hidden_size": 3584,
     "intermediate_size": 18944,
@@ -41,6 +17,10 @@ MATH_7B = MATH_1P5B | {
     "tie_word_embeddings": False,
     "vocab_size": 152064,
 }
+
+QWEN_32B = published("qwen2.5-32b")
+QWEN3_0P6B = published("qwen3-0.6b")
+LLAMA_1B = published("llama-3.2-1b")
 
 
 def test_fields_of_1p5b():
@@ -61,7 +41,16 @@ def test_fields_of_1p5b():
     )
 
 
-@pytest.mark.parametrize(("raw", "count"), [(MATH_1P5B, 1_543_714_304), (MATH_7B, 7_615_616_512)])
+@pytest.mark.parametrize(
+    ("raw", "count"),
+    [
+        (MATH_1P5B, 1_543_714_304),
+        (MATH_7B, 7_615_616_512),
+        (QWEN_32B, 32_763_876_352),
+        (QWEN3_0P6B, 596_049_920),
+        (LLAMA_1B, 1_235_814_400),
+    ],
+)
 def test_parameter_counts(raw, count):
     """The published sizes; by the formula, and by adding up the table of weights."""
     config = ModelConfig.from_hf(raw)
@@ -75,7 +64,7 @@ def test_parameter_counts(raw, count):
     assert added == count
 
 
-@pytest.mark.parametrize("raw", [MATH_1P5B, MATH_7B])
+@pytest.mark.parametrize("raw", [MATH_1P5B, MATH_7B, QWEN3_0P6B, LLAMA_1B])
 def test_round_trip(raw):
     config = ModelConfig.from_hf(raw)
     assert ModelConfig.from_hf(config.to_hf()) == config
@@ -85,6 +74,17 @@ def test_transformers_5_nests_the_rope_base():
     raw = MATH_1P5B | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}
     del raw["rope_theta"]
     assert ModelConfig.from_hf(raw).rope_theta == 5e5
+    nested = LLAMA_1B | {"rope_parameters": LLAMA_1B["rope_scaling"] | {"rope_theta": 5e5}}
+    del nested["rope_theta"], nested["rope_scaling"]
+    assert ModelConfig.from_hf(nested) == ModelConfig.from_hf(LLAMA_1B)
+
+
+def test_differences_of_the_families():
+    llama, qwen3 = ModelConfig.from_hf(LLAMA_1B), ModelConfig.from_hf(QWEN3_0P6B)
+    assert (llama.qkv_bias, llama.qk_norm) == (False, False)
+    assert llama.rope_scaling == RopeScaling(factor=32.0, low=1.0, high=4.0, original=8192)
+    assert (qwen3.qkv_bias, qwen3.qk_norm, qwen3.head_dim) == (False, True, 128)
+    assert qwen3.rope_scaling is None
 
 
 @pytest.mark.parametrize(("eos", "ids"), [(None, ()), (7, (7,)), ([7, 9], (7, 9))])
@@ -97,9 +97,12 @@ def test_ends_of_text(eos, ids):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "llama"}, "model_type='llama'"),
-        ({"use_sliding_window": True}, "sliding-window"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rope_scaling"),
+        ({"model_type": "gpt2"}, "supported: qwen2, qwen3, llama"),
+        ({"use_sliding_window": True}, "use_sliding_window=True"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "'sliding_attention'"),
+        ({"attention_bias": True}, "attention_bias=True"),
+        ({"mlp_bias": True}, "mlp_bias=True"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rope_type='yarn'"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn'"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"num_key_value_heads": 5}, "12 query heads and 5 kv heads"),
@@ -110,6 +113,7 @@ def test_ends_of_text(eos, ids):
         ({"vocab_size": None}, "vocab_size"),
         ({"intermediate_size": -1}, "intermediate_size"),
         ({"rope_theta": "big"}, "rope_theta"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
     ],
 )
 def test_what_it_cannot_run_it_refuses_in_one_line(change, words):

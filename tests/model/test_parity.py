@@ -1,4 +1,4 @@
-"""The live comparison with transformers' Qwen2ForCausalLM, both ways through the files."""
+"""The live comparison with transformers, a family at a time, both ways through the files."""
 
 import copy
 import dataclasses
@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch", reason="the parity extra is not installed")
 transformers = pytest.importorskip("transformers")
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+@pytest.fixture(scope="module", params=list(make_model.KINDS))
 def theirs(request):
     return make_model.build(request.param, seed=11)
 

@@ -1,12 +1,13 @@
 """The shape of a decoder, read from and written to a Hugging Face `config.json`.
 
-One dataclass describes every supported family by its differences (bias, tied
-head, head dim, rope base); the decoder itself has no family names in it.
+One dataclass describes every supported family (Qwen2 and Qwen2.5, Qwen3 dense,
+Llama 3) by its differences: bias, norms of queries and keys, tied head, head dim,
+rotary base and its stretching. The decoder itself has no family names in it.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torl_jax.errors import UserError
 
@@ -20,6 +21,42 @@ PUBLISHED = {
     "kv_heads": "num_key_value_heads",
     "d_mlp": "intermediate_size",
 }
+
+
+class Family(NamedTuple):
+    """What a published model type implies; `architecture` is its class in transformers."""
+
+    architecture: str
+    qkv_bias: bool
+    qk_norm: bool
+
+
+FAMILIES = {
+    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True, qk_norm=False),
+    "qwen3": Family("Qwen3ForCausalLM", qkv_bias=False, qk_norm=True),
+    "llama": Family("LlamaForCausalLM", qkv_bias=False, qk_norm=False),
+}
+# What some models of these families have and the decoder has not: the values it can run.
+ONLY = {
+    "hidden_act": ("silu",),
+    "use_sliding_window": (False, None),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's stretching of slow rotations to a longer context (Meta 2024).
+
+    Rotations with fewer than `low` turns in `original` positions are slowed down by
+    `factor`, those with more than `high` are kept, between them it is interpolated.
+    """
+
+    factor: float
+    low: float
+    high: float
+    original: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +74,16 @@ class ModelConfig:
     norm_eps: float = 1e-6
     tied: bool = False
     qkv_bias: bool = True
+    qk_norm: bool = False  # RMS norm over H of each query and key head
+    rope_scaling: RopeScaling | None = None
     max_positions: int = 32768
     eos_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         # JSON has no tuples; a list would make the config unhashable.
         object.__setattr__(self, "eos_ids", tuple(self.eos_ids))
+        if isinstance(self.rope_scaling, Mapping):
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         for name in SIZES:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
@@ -57,32 +98,29 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any]) -> "ModelConfig":
-        """From the contents of a published `config.json` (Qwen2 family)."""
+        """From the contents of a published `config.json` of one of FAMILIES."""
         if not isinstance(raw, Mapping):
             raise UserError(f"config.json holds {type(raw).__name__}; expected an object")
-        if raw.get("model_type") != "qwen2":
+        family = FAMILIES.get(raw.get("model_type", ""))
+        if family is None:
             raise UserError(
-                f"config.json says model_type={raw.get('model_type')!r}; supported: 'qwen2'"
+                f"config.json says model_type={raw.get('model_type')!r}; "
+                f"supported: {', '.join(FAMILIES)}"
             )
-        if raw.get("use_sliding_window"):
-            raise UserError("config.json asks for sliding-window attention; set it to false")
-        if raw.get("rope_scaling"):
-            raise UserError(f"config.json has rope_scaling={raw['rope_scaling']}; expected null")
-        if raw.get("hidden_act", "silu") != "silu":
-            raise UserError(f"config.json has hidden_act={raw['hidden_act']!r}; expected 'silu'")
-        # transformers 5 nests the base frequency, earlier releases keep it at the top.
-        rope = raw.get("rope_parameters") or {}
-        if rope.get("rope_type", "default") != "default":
-            raise UserError(f"config.json has rope_type={rope['rope_type']!r}; expected 'default'")
+        _refuse_unsupported(raw)
+        rope = _rope(raw)
         eos = raw.get("eos_token_id")
         try:
             sizes: dict[str, Any] = {name: _whole(raw, key) for name, key in PUBLISHED.items()}
             return cls(
                 **sizes,
                 head_dim=_head_dim(raw, sizes["d_model"], sizes["heads"]),
-                rope_theta=_real(rope if "rope_theta" in rope else raw, "rope_theta", 10_000.0),
+                rope_theta=_real(rope, "rope_theta", 10_000.0),
+                rope_scaling=_scaling(rope),
                 norm_eps=_real(raw, "rms_norm_eps", 1e-6),
                 tied=bool(raw.get("tie_word_embeddings", False)),
+                qkv_bias=family.qkv_bias,
+                qk_norm=family.qk_norm,
                 max_positions=raw.get("max_position_embeddings", 32768),
                 eos_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
             )
@@ -92,9 +130,10 @@ class ModelConfig:
     def to_hf(self) -> dict[str, Any]:
         """A `config.json` that transformers (4 and 5) and `from_hf` read alike."""
         eos = list(self.eos_ids)
+        name, family = self._family()
         return {
-            "architectures": ["Qwen2ForCausalLM"],
-            "model_type": "qwen2",
+            "architectures": [family.architecture],
+            "model_type": name,
             "vocab_size": self.vocab_size,
             "hidden_size": self.d_model,
             "num_hidden_layers": self.layers,
@@ -104,23 +143,79 @@ class ModelConfig:
             "intermediate_size": self.d_mlp,
             "hidden_act": "silu",
             "rope_theta": self.rope_theta,
+            "rope_scaling": _published_scaling(self.rope_scaling),
             "rms_norm_eps": self.norm_eps,
             "tie_word_embeddings": self.tied,
             "max_position_embeddings": self.max_positions,
             "eos_token_id": eos if len(eos) > 1 else eos[0] if eos else None,
             "use_sliding_window": False,
+            "attention_bias": False,  # of Llama and Qwen3; Qwen2 has its own fixed one
+            "mlp_bias": False,
             "attention_dropout": 0.0,
             "torch_dtype": "float32",
         }
+
+    def _family(self) -> tuple[str, Family]:
+        """The model type that it is published as."""
+        for name, family in FAMILIES.items():
+            if (family.qkv_bias, family.qk_norm) == (self.qkv_bias, self.qk_norm):
+                return name, family
+        raise UserError(
+            f"no published model type has qkv_bias={self.qkv_bias} and qk_norm={self.qk_norm}"
+        )
 
     @property
     def parameter_count(self) -> int:
         """Number of parameters, all of them trained."""
         attention = self.d_model * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         bias = self.head_dim * (self.heads + 2 * self.kv_heads) if self.qkv_bias else 0
-        block = attention + bias + 3 * self.d_model * self.d_mlp + 2 * self.d_model
+        norms = 2 * self.head_dim if self.qk_norm else 0
+        block = attention + bias + norms + 3 * self.d_model * self.d_mlp + 2 * self.d_model
         embeddings = self.vocab_size * self.d_model * (1 if self.tied else 2)
         return self.layers * block + embeddings + self.d_model
+
+
+def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
+    for key, values in ONLY.items():
+        if raw.get(key, values[0]) not in values:
+            raise UserError(f"config.json has {key}={raw[key]!r}; supported: {values[0]!r}")
+    sliding = [kind for kind in raw.get("layer_types") or () if kind != "full_attention"]
+    if sliding:
+        raise UserError(f"config.json has layers of {sliding[0]!r}; supported: 'full_attention'")
+
+
+def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Base and scaling together, as transformers 5 nests them; earlier releases do not."""
+    flat = {"rope_theta": raw["rope_theta"]} if "rope_theta" in raw else {}
+    rope = flat | dict(raw.get("rope_scaling") or {}) | dict(raw.get("rope_parameters") or {})
+    return {"rope_type": rope.pop("type", "default"), **rope}
+
+
+def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
+    if rope["rope_type"] == "default":
+        return None
+    if rope["rope_type"] != "llama3":
+        raise UserError(
+            f"config.json has rope_type={rope['rope_type']!r}; supported: 'default', 'llama3'"
+        )
+    return RopeScaling(
+        factor=_real(rope, "factor"),
+        low=_real(rope, "low_freq_factor"),
+        high=_real(rope, "high_freq_factor"),
+        original=_whole(rope, "original_max_position_embeddings"),
+    )
+
+
+def _published_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
+    if scaling is None:
+        return None
+    return {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low,
+        "high_freq_factor": scaling.high,
+        "original_max_position_embeddings": scaling.original,
+    }
 
 
 def _whole(raw: Mapping[str, Any], key: str) -> int:
@@ -130,8 +225,8 @@ def _whole(raw: Mapping[str, Any], key: str) -> int:
     return value
 
 
-def _real(raw: Mapping[str, Any], key: str, default: float) -> float:
-    value = raw.get(key, default)
+def _real(raw: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    value = raw[key] if default is None else raw.get(key, default)
     if type(value) not in (int, float) or value <= 0:
         raise UserError(f"config.json has {key}={value!r}; expected a number above 0")
     return float(value)

@@ -60,6 +60,9 @@ def table(c: ModelConfig) -> list[Weight]:
         if c.qkv_bias:
             bias = ("attention", f"{letter}_bias_{axes}")
             block(bias, f"{name}.bias", (count, H), (count * H,), False)
+        if c.qk_norm and letter != "v":
+            norm = ("attention", f"{letter}_norm_H")
+            block(norm, f"self_attn.{letter}_norm.weight", (H,), (H,), False)
     block(("attention", "o_NHD"), "self_attn.o_proj.weight", (N, H, D), (D, N * H), True)
     block(("mlp", "gate_DF"), "mlp.gate_proj.weight", (D, F), (F, D), True)
     block(("mlp", "up_DF"), "mlp.up_proj.weight", (D, F), (F, D), True)

@@ -6,6 +6,9 @@ K kv heads, G queries per kv head (N = K * G), H head dim, F mlp.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from torl_jax.model.config import ModelConfig
 
 
 def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
@@ -15,14 +18,26 @@ def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
     return scale_D.astype(x_BTD.dtype) * normed.astype(x_BTD.dtype)
 
 
-def rope(x_BTNH: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
+def frequencies(c: ModelConfig) -> np.ndarray:
+    """Radians a position that each of the H/2 pairs turns by, float32: theta^(-2i/H).
+
+    With `rope_scaling` the slow ones are slower by its factor; see RopeScaling.
+    """
+    half = c.head_dim // 2
+    freq_h = c.rope_theta ** (-np.arange(half) / half)
+    if (s := c.rope_scaling) is not None:
+        turns_h = s.original * freq_h / (2 * np.pi)
+        kept_h = np.clip((turns_h - s.low) / (s.high - s.low), 0.0, 1.0)
+        freq_h = freq_h * (kept_h + (1 - kept_h) / s.factor)
+    return freq_h.astype(np.float32)
+
+
+def rope(x_BTNH: jax.Array, positions_BT: jax.Array, freq_h: np.ndarray) -> jax.Array:
     """Rotary embedding in the half-split layout of Qwen and Llama (Su et al. 2021).
 
-    The pair (x[i], x[i + H/2]) turns by the angle position * theta^(-2i/H).
+    The pair (x[i], x[i + H/2]) turns by the angle position * freq[i].
     """
-    half = x_BTNH.shape[-1] // 2
-    freq = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle_BTh = positions_BT[..., None].astype(jnp.float32) * freq
+    angle_BTh = positions_BT[..., None].astype(jnp.float32) * freq_h
     cos, sin = jnp.cos(angle_BTh)[:, :, None], jnp.sin(angle_BTh)[:, :, None]
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)

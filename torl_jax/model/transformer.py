@@ -1,4 +1,4 @@
-"""The policy: Qwen2.5's decoder as a thin, pure Flax Linen module.
+"""The policy: the decoder of Qwen and Llama as a thin, pure Flax Linen module.
 
     hidden, cache = Transformer(config).apply({"params": params}, tokens, positions, ...)
 
@@ -25,7 +25,7 @@ INIT = nn.initializers.normal(0.02)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with q/k/v bias (Ainslie et al. 2023; Qwen2.5)."""
+    """Grouped-query attention (Ainslie et al. 2023), with q/k/v bias or q/k norms."""
 
     config: ModelConfig
 
@@ -50,8 +50,14 @@ class Attention(nn.Module):
                 "v": self.param("v_bias_KH", zeros, (c.kv_heads, c.head_dim)),
             }
             heads = {name: x + bias[name].astype(x.dtype) for name, x in heads.items()}
-        q_BTNH = layers.rope(heads["q"], positions_BT, c.rope_theta)
-        k_BTKH = layers.rope(heads["k"], positions_BT, c.rope_theta)
+        if c.qk_norm:
+            ones = nn.initializers.ones_init()
+            for name in ("q", "k"):
+                scale_H = self.param(f"{name}_norm_H", ones, (c.head_dim,))
+                heads[name] = layers.rms_norm(heads[name], scale_H, c.norm_eps)
+        freq_h = layers.frequencies(c)
+        q_BTNH = layers.rope(heads["q"], positions_BT, freq_h)
+        k_BTKH = layers.rope(heads["k"], positions_BT, freq_h)
         v_BTKH = heads["v"]
         if cache is not None:
             cache = write(cache, layer, window, k_BTKH, v_BTKH)

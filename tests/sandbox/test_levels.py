@@ -241,13 +241,15 @@ def test_waiting_for_a_processor_does_not_count_against_a_program():
     cores = [core]
     with Sandbox(1, min_level="rlimits", preload=(), timeout=60, cores=cores) as box, busy(core, 3):
         found: list[Result] = []
-        for _ in range(3):
+        for _ in range(10):
             free = box.run(work)
-            assert free.status == "ok" and free.seconds > 1.6 * free.cpu_seconds
+            assert free.status == "ok"
+            if free.seconds < 1.6 * free.cpu_seconds:  # it had to wait too little to show anything
+                continue
             found.append(box.run(work, timeout=free.seconds * 2 / 3))
             if found[-1].status == "ok":
                 break
-        assert found[-1].status == "ok", [(r.seconds, r.cpu_seconds) for r in found]
+        assert found and found[-1].status == "ok", [(r.seconds, r.cpu_seconds) for r in found]
         asleep = box.run("import time; time.sleep(30)", timeout=0.4)
         assert asleep.status == "timeout" and asleep.seconds < 10
 

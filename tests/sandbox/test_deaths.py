@@ -121,9 +121,8 @@ class Load:
             for _ in range(3):
                 number += 1
                 name = ("math", *TIERS)[number % 3]
-                code = (
-                    f"import {name}, time; time.sleep(0.02); print({number * 3}, {name}.__name__)"
-                )
+                show = f"print({number * 3}, {name}.__name__)"
+                code = f"import {name}, time; time.sleep(0.02); {show}"
                 jobs.append((self.over, f"{number * 3} {name}\n", self._box.submit(code)))
             for over, expected, future in jobs:
                 self._check(over, expected, future)

@@ -221,8 +221,7 @@ class Sandbox:
             answer.set_exception(failure)
 
     def _result(self, fields: Message) -> Result:
-        files = {name: base64.b64decode(data) for name, data in fields.pop("files").items()}
-        return Result(**fields, files=files, level=self._link.level)
+        return Result(**fields, level=self._link.level)
 
 
 def _check_levels(least: str, most: str) -> None:

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from sandbox import cgroup, messages
+from sandbox import cgroup, messages, wire
 from sandbox.command import last_words
 from sandbox.messages import Message
 from sandbox.pool import PoolClosed, StartError, WorkerDied, WorkerTimeout
@@ -44,6 +44,7 @@ class Slot:
         self._socket = sock
         self._stopping = threading.Lock()
         self._over = False
+        self._ooms = 0  # kills for want of memory until its last answer
         sock.setblocking(False)
 
     @property
@@ -68,6 +69,7 @@ class Slot:
     def ask(self, message: Message, seconds: float) -> Message:
         """The reply to `message`. Raises WorkerTimeout or WorkerDied; the slot is then gone."""
         reply = self._talk(message, seconds)
+        self._ooms = reply.pop("ooms", self._ooms)
         if reply.pop("last", False):
             self.stop()
         return reply
@@ -90,9 +92,8 @@ class Slot:
     def _talk(self, message: Message | None, seconds: float) -> Message:
         deadline = time.monotonic() + seconds
         try:
-            if message is not None:
-                messages.write(self._socket.fileno(), message, deadline)
-            reply = messages.read(self._socket.fileno(), deadline)
+            fd = self._socket.fileno()
+            reply = wire.hear(fd, deadline) if message is None else wire.ask(fd, message, deadline)
         except TimeoutError:
             self.stop()
             raise WorkerTimeout(f"no answer within {seconds:g} s") from None
@@ -101,7 +102,7 @@ class Slot:
             raise WorkerDied(f"the slot ended: {error}") from error
         if reply is None:
             self.stop()
-            if self._link.ooms(self._index):
+            if self._link.ooms(self._index) > self._ooms:
                 raise OutOfMemory("the slot was ended with its program for want of memory")
             raise WorkerDied(f"the slot ended; {self._link.last_words()}")
         return reply

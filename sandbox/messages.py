@@ -52,19 +52,37 @@ def decode(body: bytes) -> Message:
     return message
 
 
-def read(fd: int, deadline: float | None = None) -> Message | None:
+def read(fd: int, deadline: float | None = None, most: int = MAX_FRAME) -> Message | None:
     """The next message, or None where the other side has closed between frames.
 
     `deadline` is a time.monotonic() value; past it TimeoutError. A frame that is
-    cut short, too long or not JSON raises FrameError.
+    cut short, has more than `most` bytes or is not JSON raises FrameError.
     """
+    size = read_size(fd, deadline, most)
+    return None if size is None else decode(read_bytes(fd, size, deadline))
+
+
+def read_size(fd: int, deadline: float | None = None, most: int = MAX_FRAME) -> int | None:
+    """The size of the next frame's body, which is left to be read; None at the end."""
     header = _read_exactly(fd, HEADER.size, deadline)
-    return _read_body(fd, header, deadline) if header else None
+    return _size(header, most) if header else None
+
+
+def read_bytes(fd: int, size: int, deadline: float | None = None) -> bytes:
+    """Exactly `size` bytes. Raises FrameError where the stream ends before."""
+    body = _read_exactly(fd, size, deadline)
+    if len(body) < size:
+        raise FrameError(f"stream ended inside a frame ({len(body)} of {size} bytes)")
+    return body
 
 
 def write(fd: int, message: Message, deadline: float | None = None) -> None:
     """Writes one frame. The deadline binds only where `fd` is non-blocking."""
-    rest = memoryview(encode(message))
+    write_bytes(fd, memoryview(encode(message)), deadline)
+
+
+def write_bytes(fd: int, rest: memoryview, deadline: float | None = None) -> None:
+    """Writes all of it. The deadline binds only where `fd` is non-blocking."""
     while rest:
         try:
             rest = rest[os.write(fd, rest[:CHUNK]) :]
@@ -85,7 +103,7 @@ def receive(sock: socket.socket) -> tuple[Message | None, list[int]]:
     if not header:
         return None, fds
     header += _read_exactly(sock.fileno(), HEADER.size - len(header), None)
-    return _read_body(sock.fileno(), header, None), fds
+    return decode(read_bytes(sock.fileno(), _size(header, MAX_FRAME))), fds
 
 
 def serve(handle: Callable[[Message], Message], **ready: Any) -> None:
@@ -112,16 +130,13 @@ def take_stdio() -> tuple[int, int]:
     return requests, replies
 
 
-def _read_body(fd: int, header: bytes, deadline: float | None) -> Message:
+def _size(header: bytes, most: int) -> int:
     if len(header) < HEADER.size:
         raise FrameError(f"stream ended inside a header ({len(header)} of {HEADER.size} bytes)")
     (size,) = HEADER.unpack(header)
-    if size > MAX_FRAME:
-        raise FrameError(f"frame claims {size} bytes, at most {MAX_FRAME} are allowed")
-    body = _read_exactly(fd, size, deadline)
-    if len(body) < size:
-        raise FrameError(f"stream ended inside a frame ({len(body)} of {size} bytes)")
-    return decode(body)
+    if size > most:
+        raise FrameError(f"frame claims {size} bytes, at most {most} are allowed")
+    return size
 
 
 def _read_exactly(fd: int, size: int, deadline: float | None) -> bytes:

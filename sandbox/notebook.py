@@ -38,12 +38,12 @@ def serve(job: int, seed: int, echo: bool) -> None:
     main = program.prepare(seed)
     _write(job, {"open": True})
     left = 0  # threads that were not taken along: the count goes on counting them
-    while (message := _read(job)) is not None:
-        number = message["number"]
+    while (order := _read(job)) is not None and (message := _read(job)) is not None:
+        number = order["number"]
         pid = _fork_alike()
         if pid == 0:
             _write(job, {"pid": _getpid(), "number": number})
-            limits.limit_cpu(message["timeout"], message["most"])
+            limits.limit_cpu(message["timeout"], order["most"])
             status = _run_cell(message["cell"], f"cell_{number}.py", main, echo)
             if _threads() > left:
                 left = _leave_threads()

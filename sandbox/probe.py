@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sandbox import kernel, messages
+from sandbox import kernel, messages, wire
 from sandbox.plan import Plan
 from sandbox.scratch import Scratch
 
@@ -199,8 +199,7 @@ def attack(plan: Plan, sock: int, bait: Bait, preload: Sequence[str], grouped: b
         ready = messages.read(sock, deadline)
         if ready is None or "ready" not in ready:
             return Verdict("", (ready or {}).get("failed", "the slot did not start"), plan)
-        messages.write(sock, job)
-        result = messages.read(sock, deadline)
+        result = wire.ask(sock, job, deadline)
     except (OSError, messages.FrameError, TimeoutError) as error:
         return Verdict("", f"the slot ended: {error}", plan)
     if result is None:

@@ -2,16 +2,14 @@
 
 Where the plan has namespaces it is the first process of its own pid namespace, with
 its own mounts: no program can signal it, and with it all its descendants end. It
-speaks sandbox.messages with the trainer on a socket and ends when that closes, or when
+speaks sandbox.wire with the trainer on a socket and ends when that closes, or when
 the daemon ends: its parent, at whose death the kernel kills it, unless the daemon was
 dying already when the slot became its child.
 
-    {"code", "stdin", "seed", "timeout", "files", "fetch"}  ->  a Result's fields
-    {"open": {"seed", "timeout", "echo"}}                   ->  {"opened": true}, a session
-    {"cell", "timeout"}                                     ->  a Result's fields
+What a program is and what it writes pass through without being looked at: a fork of
+this process, the next program, finds nothing of them in its memory.
 """
 
-import base64
 import contextlib
 import os
 import select
@@ -22,13 +20,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from sandbox import kernel, messages
+from sandbox import kernel, messages, wire
 from sandbox.child import Walls, become
 from sandbox.messages import Message
-from sandbox.output import Capture
+from sandbox.output import CHUNK, Buffers
 from sandbox.scratch import FLAGS, Scratch
 from sandbox.sweep import sweep, sweep_but
-from sandbox.watch import CHUNK, Run, lives
+from sandbox.watch import Run, lives
 
 START_SECONDS = 60.0
 LIFE = 2000  # programs that a slot runs before a fresh one takes its place
@@ -51,13 +49,16 @@ class Child:
     up: bool = False
 
 
+Files = dict[str, tuple[int, int]]  # name: open descriptor, size
+
+
 @dataclass
 class Slot:
     """`places` are emptied after each program; `ooms` counts kills for memory so far."""
 
     walls: Walls
     places: Sequence[Scratch]
-    output: int  # bytes kept of each stream
+    buffers: Buffers
     own_proc: bool
     daemon: int  # readable once it has ended
     ooms: Callable[[], int]
@@ -78,12 +79,20 @@ class Slot:
             raise
         messages.write(sock, {"ready": True})
         while (message := self._next(sock)) is not None:
-            reply = self._handle(message, sock)
-            self.served += 1
-            messages.write(sock, reply | {"last": self.served >= LIFE and self.holder is None})
-            del message, reply  # what is forked next shall find nothing of this program
+            with contextlib.ExitStack() as stack:
+                self._answer(sock, *self._handle(message, sock, stack))
+            self.buffers.wipe()
             if self.spare is None:
                 self.spare = self._prepare()
+
+    def _answer(self, sock: int, facts: Message, files: Files) -> None:
+        self.served += 1
+        facts["last"] = self.served >= LIFE and self.holder is None
+        if "status" in facts:
+            facts["ooms"] = self.ooms()
+            wire.answer(sock, facts, self.buffers, files)
+        else:
+            messages.write(sock, facts)
 
     def _next(self, sock: int) -> Message | None:
         """None where nobody is left to answer to."""
@@ -91,26 +100,31 @@ class Slot:
             return None
         return messages.read(sock)
 
-    def _handle(self, message: Message, sock: int) -> Message:
+    def _handle(
+        self, message: Message, sock: int, stack: contextlib.ExitStack
+    ) -> tuple[Message, Files]:
+        """The reply's facts and its files, open as long as `stack` is."""
         if "open" in message:
-            return self._open(message["open"])
+            return self._open(message["open"]), {}
         if "cell" in message:
-            return self._cell(message, sock)
-        return self._program(message, sock)
+            return self._cell(message["timeout"], sock), {}
+        return self._program(message, sock, stack)
 
-    def _program(self, message: Message, sock: int) -> Message:
+    def _program(
+        self, message: Message, sock: int, stack: contextlib.ExitStack
+    ) -> tuple[Message, Files]:
         child = self._take_spare()
         try:
             ooms = self.ooms()
             run = Run(
                 child.pid,
                 child.ending,
-                {fd: Capture(self.output) for fd in child.streams},
+                dict(zip(child.streams, self.buffers.captures, strict=True)),
                 message["timeout"],
                 self.own_proc,
             )
             try:
-                messages.write(child.job, message)
+                wire.relay(sock, child.job, self.buffers.chunk)
                 run.wait(sock, self.daemon)
             finally:
                 sweep(self.jailed, run.ended)
@@ -119,8 +133,8 @@ class Slot:
             run.out_of_memory = self.ooms() > ooms
             status, _ = run.ended[run.pid]
             cpu = sum(used for _, used in run.ended.values())
-            reply = run.result(os.waitstatus_to_exitcode(status), seconds, cpu)
-            return reply | {"files": self._fetch(message["fetch"])}
+            facts = run.result(os.waitstatus_to_exitcode(status), seconds, cpu)
+            return facts, self._fetch(message["fetch"], stack)
         finally:
             child.stack.close()
             for place in self.places:
@@ -137,7 +151,7 @@ class Slot:
         self.spare, self.holder, self.most = child, child.pid, message["timeout"]
         return {"opened": True}
 
-    def _cell(self, message: Message, sock: int) -> Message:
+    def _cell(self, timeout: float, sock: int) -> Message:
         child, holder = self.spare, self.holder
         if child is None or holder is None:
             raise Infrastructure("a cell came before the session was opened")
@@ -148,8 +162,8 @@ class Slot:
         run = Run(
             holder,
             ending,
-            {fd: Capture(self.output) for fd in child.streams},
-            message["timeout"],
+            dict(zip(child.streams, self.buffers.captures, strict=True)),
+            timeout,
             self.own_proc,
             holder,
             child.job,
@@ -157,8 +171,10 @@ class Slot:
         )
         spoiled = False
         try:
-            order = {**message, "most": self.most, "number": self.number}
-            messages.write(child.job, order, time.monotonic() + message["timeout"])
+            os.kill(holder, signal.SIGCONT)
+            deadline = time.monotonic() + timeout
+            messages.write(child.job, {"most": self.most, "number": self.number}, deadline)
+            wire.relay(sock, child.job, self.buffers.chunk, deadline)
             run.wait(sock, self.daemon)
         except (messages.FrameError, TimeoutError, ConnectionError):
             spoiled = True  # the program has used our socket: nothing more can be read or written
@@ -168,7 +184,10 @@ class Slot:
             raise Infrastructure("the session's process ended between two cells")
         result = self._after_cell(run, holder, ooms)
         self.holder = holder = result.pop("holder")
-        return result | {"files": {}, "alive": not spoiled and lives(holder, os.getpid())}
+        alive = not spoiled and lives(holder, os.getpid())
+        if alive:  # what it would do between two cells nobody would answer for
+            os.kill(holder, signal.SIGSTOP)
+        return result | {"alive": alive}
 
     def _after_cell(self, run: Run, holder: int, ooms: int) -> Message:
         """Keeps the process that has the state to go on from, and nothing else."""
@@ -221,14 +240,15 @@ class Slot:
             undo.callback(os.close, ending)
             return Child(pid, ending, ours, (ends[0][0], ends[1][0]), undo.pop_all())
 
-    def _fetch(self, names: Sequence[str]) -> dict[str, str]:
-        """Files of the working directory, base64; without those that are not plain or too large."""
-        found, left = {}, FETCH_BYTES
+    def _fetch(self, names: Sequence[str], stack: contextlib.ExitStack) -> Files:
+        """Files of the working directory; without those that are not plain or too large."""
+        found: Files = {}
+        left = FETCH_BYTES
         for name in names:
-            data = _read_file(self.places[0].fd, name, left)
-            if data is not None:
-                found[name] = base64.b64encode(data).decode()
-                left -= len(data)
+            opened = _open_file(self.places[0].fd, name, left, stack)
+            if opened is not None:
+                found[name] = opened
+                left -= opened[1]
         return found
 
 
@@ -253,24 +273,23 @@ def _drop(job: int) -> None:
             pass
 
 
-def _read_file(directory: int, name: str, most: int) -> bytes | None:
-    """All of it, if that is no more than `most` bytes. Follows no link, waits for nothing."""
+def _open_file(
+    directory: int, name: str, most: int, stack: contextlib.ExitStack
+) -> tuple[int, int] | None:
+    """Its descriptor and size, if that is at most `most`. Follows no link, waits for nothing."""
     *folders, last = name.split("/")
-    with contextlib.ExitStack() as stack:
-        try:
-            for folder in folders:
-                directory = os.open(folder, FLAGS, dir_fd=directory)
-                stack.callback(os.close, directory)
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            fd = os.open(last, flags, dir_fd=directory)
-        except OSError:  # missing, a link, a directory: the caller sees that it is not there
-            return None
-        stack.callback(os.close, fd)
-        facts = os.fstat(fd)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > most:
-            return None
-        with open(fd, "rb", closefd=False) as file:
-            return file.read(most)
+    try:
+        for folder in folders:
+            directory = os.open(folder, FLAGS, dir_fd=directory)
+            stack.callback(os.close, directory)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(last, flags, dir_fd=directory)
+    except OSError:  # missing, a link, a directory: the caller sees that it is not there
+        return None
+    stack.callback(os.close, fd)
+    facts = os.fstat(fd)
+    plain = stat.S_ISREG(facts.st_mode) and facts.st_size <= most
+    return (fd, facts.st_size) if plain else None
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:

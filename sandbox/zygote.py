@@ -25,6 +25,7 @@ from functools import partial
 
 from sandbox import cgroup, jail, kernel, limits, messages, program
 from sandbox.child import Walls, raise_walls
+from sandbox.output import Buffers
 from sandbox.plan import Plan
 from sandbox.scratch import Scratch
 from sandbox.slot import Slot
@@ -254,7 +255,7 @@ def _furnish(
     return Slot(
         walls=walls,
         places=places,
-        output=settings.output,
+        buffers=Buffers(settings.output),
         own_proc=own_proc,
         # In its own pid namespace a slot cannot name the daemon; a kqueue is not inherited.
         daemon=DAEMON if kernel.LINUX else kernel.watch(settings.daemon),

@@ -5,11 +5,8 @@ import signal
 import zlib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sandbox import Sandbox, SandboxError
-from sandbox.output import MARK_ROOM, Capture
 from tests.sandbox.processes import kin, with_argument
 
 KEPT = 64 << 10  # bytes of each stream that `box` keeps
@@ -336,28 +333,3 @@ def test_head_and_tail_are_exact_and_what_lies_between_is_counted(box, stream, s
     assert head == text[: KEPT // 2] and text.endswith(tail) and len(tail) > KEPT // 2 - 64
     assert len(head) + cut + len(tail) == size and len(shown) <= KEPT
     assert (result.stdout if stream == "stderr" else result.stderr) == ""
-
-
-@given(st.binary(max_size=3000), st.lists(st.integers(1, 700)), st.integers(100, 600))
-def test_a_capture_keeps_head_and_tail_of_any_bytes_in_any_pieces(data, sizes, limit):
-    capture, rest = Capture(limit), data
-    for size in sizes:
-        capture.feed(rest[:size])
-        rest = rest[size:]
-    capture.feed(rest)
-    shown, cut = capture.text()
-    assert capture.total == len(data)
-    if len(data) <= limit:
-        assert (shown, cut) == (data.decode("utf-8", "replace"), 0)
-        return
-    first, last = limit // 2, limit - limit // 2 - MARK_ROOM
-    mark = f"\n... {cut} bytes left out ...\n"
-    # At most three bytes of a character that the cut has split go with it, on either side.
-    assert shown in {
-        data[: first - i].decode("utf-8", "replace")
-        + mark
-        + data[len(data) - last + j :].decode("utf-8", "replace")
-        for i in range(4)
-        for j in range(4)
-        if cut == len(data) - (first - i) - (last - j)
-    }

@@ -26,6 +26,11 @@ MODEL = Transformer(SHAPE)
 
 
 @pytest.fixture(scope="session")
+def model() -> Transformer:
+    return MODEL
+
+
+@pytest.fixture(scope="session")
 def params() -> dict:
     rng = np.random.default_rng(0)
 

@@ -41,6 +41,24 @@ def test_an_axis_that_does_not_divide_is_an_error_with_its_numbers(cube):
     assert "\n" not in message
 
 
+def test_two_axes_on_one_mesh_axis_are_an_error_that_names_both(cube):
+    with pytest.raises(UserError, match=r"axes N and F both go to mesh axis tp; give one"):
+        sharding.spec(("blocks", "odd_NF"), (4, 8), cube)
+
+
+def test_more_tp_than_kv_heads_is_an_error_that_says_what_fits(model):
+    wide = mesh.make(1, 1, 8)
+    with pytest.raises(UserError, match=r"tp=8, the model 2 kv heads.*use tp of 2, 1"):
+        sharding.check(model.config, wide)
+
+
+def test_an_activation_is_really_placed(cube):
+    placed = jax.jit(lambda x: sharding.shard(x, "BTF", cube))(np.zeros((8, 3, 4)))
+    assert placed.sharding.shard_shape(placed.shape) == (2, 3, 2)
+    with pytest.raises(UserError, match="an activation BTF: axis B of 6"):
+        sharding.shard(np.zeros((6, 3, 4)), "BTF", cube)
+
+
 def test_the_whole_state_is_sharded_and_nothing_silently_replicated(cube, learner, params):
     state = learner(sizes=(2, 2, 2)).create(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):

@@ -152,6 +152,8 @@ def test_the_loss_is_the_sum_of_its_terms(learner, params, batch):
 class Lookup(nn.Module):
     """The smallest model: its hidden states are the embeddings."""
 
+    mesh: None = None
+
     @nn.compact
     def __call__(self, tokens_BT, positions_BT, segments_BT):
         return self.param("embed_VD", nn.initializers.normal(), (32, 16))[tokens_BT], None

@@ -33,7 +33,9 @@ class Learner:
     """Holds no parameters but the reference policy's, and those only if KL is on."""
 
     def __init__(self, cfg: config.Config, model: Transformer, vocab: int, mesh: Mesh) -> None:
+        sharding.check(model.config, mesh)
         self.mesh = mesh
+        model = model.clone(mesh=mesh)
         self.optimizer = optimizers.make(cfg.optimizer)
         self.objective = Objective(
             model=model,

@@ -63,6 +63,7 @@ def scores(params, batch: TrainBatch, objective: Objective) -> tuple[jax.Array, 
         temperature=objective.temperature,
         chunk=objective.head_chunk,
         vocab=objective.vocab,
+        mesh=objective.model.mesh,
     )
 
 

@@ -1,12 +1,15 @@
 """From hidden states to logits, log-probabilities and entropy.
 
-[B, T, V] is never built: `token_scores` goes through the tokens in chunks and
-recomputes each chunk's logits in the backward pass, so its peak memory is
-chunk * V whatever the batch.
+[B, T, V] is never built: `token_scores` goes through the positions in chunks, all rows
+at once (they may lie on many devices), and recomputes each chunk's logits in the
+backward pass, so its peak memory is chunk * V whatever the batch.
 """
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from torl_jax.parallel.sharding import shard
 
 
 def head_weights(params: dict) -> jax.Array:
@@ -35,27 +38,32 @@ def token_scores(
     temperature: jax.Array | float = 1.0,
     chunk: int = 1024,
     vocab: int | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """(log-prob of each target, entropy), both float32 [B, T] in nats.
 
     p = softmax(logits / temperature); entropy = -sum p log p over the vocabulary.
+    `chunk`: tokens whose logits exist at a time, a multiple of B (at least B itself).
     """
-    B, T, D = hidden_BTD.shape
-    total = B * T
-    chunk = min(chunk, total)
-    padding = -total % chunk
-    hidden_CcD = jnp.pad(hidden_BTD.reshape(total, D), ((0, padding), (0, 0)))
-    targets_Cc = jnp.pad(targets_BT.reshape(total), (0, padding))
+    B, T = targets_BT.shape
+    width = min(max(chunk // B, 1), T)  # positions a chunk
+    padding = -T % width
+
+    def chunks(x_BT: jax.Array) -> jax.Array:
+        """[B, T, ...] -> [C, B, width, ...]."""
+        padded = jnp.pad(x_BT, ((0, 0), (0, padding)) + ((0, 0),) * (x_BT.ndim - 2))
+        return padded.reshape(B, -1, width, *x_BT.shape[2:]).swapaxes(0, 1)
 
     @jax.checkpoint
     def score(_, chunked):
-        hidden_cD, targets_c = chunked
-        logits_cV = logits(params, hidden_cD, vocab) / temperature
-        norm_c = jax.nn.logsumexp(logits_cV, axis=-1)
-        chosen_c = jnp.take_along_axis(logits_cV, targets_c[:, None], axis=-1)[:, 0]
-        mean_c = jnp.sum(jnp.exp(logits_cV - norm_c[:, None]) * logits_cV, axis=-1)
-        return None, (chosen_c - norm_c, norm_c - mean_c)
+        hidden_BTD, targets_BT = chunked
+        logits_BTV = logits(params, shard(hidden_BTD, "BTD", mesh), vocab) / temperature
+        logits_BTV = shard(logits_BTV, "BTV", mesh)
+        norm_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+        chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+        mean_BT = jnp.sum(jnp.exp(logits_BTV - norm_BT[..., None]) * logits_BTV, axis=-1)
+        return None, (chosen_BT - norm_BT, norm_BT - mean_BT)
 
-    xs = (hidden_CcD.reshape(-1, chunk, D), targets_Cc.reshape(-1, chunk))
-    _, (logp, entropy) = jax.lax.scan(score, None, xs)
-    return logp.reshape(-1)[:total].reshape(B, T), entropy.reshape(-1)[:total].reshape(B, T)
+    _, scores = jax.lax.scan(score, None, (chunks(hidden_BTD), chunks(targets_BT)))
+    logp_BT, entropy_BT = (x_CBt.swapaxes(0, 1).reshape(B, -1)[:, :T] for x_CBt in scores)
+    return logp_BT, entropy_BT

@@ -7,8 +7,10 @@ K kv heads, G queries per kv head (N = K * G), H head dim, F mlp.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from torl_jax.model.config import ModelConfig
+from torl_jax.parallel.sharding import shard
 
 
 def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
@@ -68,8 +70,8 @@ def attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS) -> jax.Array:
     return jnp.einsum("BKGTS,BSKH->BTKGH", weight_BKGTS, v_BSKH).reshape(B, T, N, H)
 
 
-def swiglu(x_BTD, gate_DF, up_DF, down_FD) -> jax.Array:
+def swiglu(x_BTD, gate_DF, up_DF, down_FD, mesh: Mesh | None = None) -> jax.Array:
     """(silu(x W_gate) * x W_up) W_down (Shazeer 2020)."""
-    gate_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, gate_DF)
-    up_BTF = jnp.einsum("BTD,DF->BTF", x_BTD, up_DF)
+    gate_BTF = shard(jnp.einsum("BTD,DF->BTF", x_BTD, gate_DF), "BTF", mesh)
+    up_BTF = shard(jnp.einsum("BTD,DF->BTF", x_BTD, up_DF), "BTF", mesh)
     return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate_BTF) * up_BTF, down_FD)

@@ -16,10 +16,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from torl_jax.model import layers
 from torl_jax.model.cache import Cache, Window, read, write
 from torl_jax.model.config import ModelConfig
+from torl_jax.parallel.sharding import shard
 
 INIT = nn.initializers.normal(0.02)
 
@@ -28,6 +30,7 @@ class Attention(nn.Module):
     """Grouped-query attention (Ainslie et al. 2023), with q/k/v bias or q/k norms."""
 
     config: ModelConfig
+    mesh: Mesh | None
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, mask, cache: Cache | None, window, layer):
@@ -39,7 +42,9 @@ class Attention(nn.Module):
         }
         o_NHD = self.param("o_NHD", INIT, (c.heads, c.head_dim, c.d_model))
         heads = {
-            name: jnp.einsum("BTD,DNH->BTNH", x_BTD, w.astype(x_BTD.dtype))
+            name: shard(
+                jnp.einsum("BTD,DNH->BTNH", x_BTD, w.astype(x_BTD.dtype)), "BTNH", self.mesh
+            )
             for name, w in weights.items()
         }
         if c.qkv_bias:
@@ -70,6 +75,7 @@ class Mlp(nn.Module):
     """SwiGLU."""
 
     config: ModelConfig
+    mesh: Mesh | None
 
     @nn.compact
     def __call__(self, x_BTD):
@@ -77,36 +83,41 @@ class Mlp(nn.Module):
         gate_DF = self.param("gate_DF", INIT, (c.d_model, c.d_mlp))
         up_DF = self.param("up_DF", INIT, (c.d_model, c.d_mlp))
         down_FD = self.param("down_FD", INIT, (c.d_mlp, c.d_model))
-        cast = [w.astype(x_BTD.dtype) for w in (gate_DF, up_DF, down_FD)]
-        return layers.swiglu(x_BTD, *cast)
+        gate_DF, up_DF, down_FD = (w.astype(x_BTD.dtype) for w in (gate_DF, up_DF, down_FD))
+        return layers.swiglu(x_BTD, gate_DF, up_DF, down_FD, self.mesh)
 
 
 class Block(nn.Module):
     """Pre-norm attention and mlp with residuals; scanned over L."""
 
     config: ModelConfig
+    mesh: Mesh | None
 
     @nn.compact
     def __call__(self, carry, layer, positions_BT, mask, window):
         x_BTD, cache = carry
-        ones, c = nn.initializers.ones_init(), self.config
+        ones, c, mesh = nn.initializers.ones_init(), self.config, self.mesh
         scale_D = self.param("attention_norm_D", ones, (c.d_model,))
         normed_BTD = layers.rms_norm(x_BTD, scale_D, c.norm_eps)
-        out_BTD, cache = Attention(c, name="attention")(
+        out_BTD, cache = Attention(c, mesh, name="attention")(
             normed_BTD, positions_BT, mask, cache, window, layer
         )
-        x_BTD = x_BTD + out_BTD
+        x_BTD = shard(x_BTD + out_BTD, "BTD", mesh)
         scale_D = self.param("mlp_norm_D", ones, (c.d_model,))
-        x_BTD = x_BTD + Mlp(c, name="mlp")(layers.rms_norm(x_BTD, scale_D, c.norm_eps))
-        return (x_BTD, cache), None
+        out_BTD = Mlp(c, mesh, name="mlp")(layers.rms_norm(x_BTD, scale_D, c.norm_eps))
+        return (shard(x_BTD + out_BTD, "BTD", mesh), cache), None
 
 
 class Transformer(nn.Module):
-    """tokens -> hidden states after the final norm (the head is `heads.py`)."""
+    """tokens -> hidden states after the final norm (the head is `heads.py`).
+
+    Without a mesh it is a program for one device.
+    """
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    mesh: Mesh | None = None
 
     @nn.compact
     def __call__(
@@ -125,7 +136,7 @@ class Transformer(nn.Module):
         """
         c = self.config
         embed_VD = self.param("embed_VD", INIT, (c.vocab_size, c.d_model))
-        x_BTD = embed_VD.astype(self.dtype)[tokens_BT]
+        x_BTD = shard(embed_VD.astype(self.dtype)[tokens_BT], "BTD", self.mesh)
         if cache is None:
             mask = layers.causal_mask(positions_BT, segments_BT)
         else:
@@ -140,7 +151,7 @@ class Transformer(nn.Module):
             in_axes=in_axes,
             length=c.layers,
         )
-        (x_BTD, cache), _ = scanned(c, name="blocks")(
+        (x_BTD, cache), _ = scanned(c, self.mesh, name="blocks")(
             (x_BTD, cache), jnp.arange(c.layers), positions_BT, mask, window
         )
         scale_D = self.param("final_norm_D", nn.initializers.ones_init(), (c.d_model,))

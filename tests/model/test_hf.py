@@ -12,8 +12,15 @@ import safetensors.numpy
 
 from torl_jax.errors import UserError
 from torl_jax.model import hf
+from torl_jax.model.config import ModelConfig
+from torl_jax.model.shards import Store
+from torl_jax.parallel import mesh, sharding
 
 SHARD = 5_000  # bytes; the tiny model then needs several files
+# Every axis divides by eight or, the kv heads, by two.
+EVEN = ModelConfig(
+    vocab_size=32, d_model=16, layers=3, heads=4, kv_heads=2, head_dim=6, d_mlp=24, tied=False
+)
 
 
 def equal(a, b):
@@ -114,7 +121,7 @@ def test_float16_is_read(single, params):
 def test_whole_numbers_are_not_weights(single):
     name = "model.norm.weight"
     rewrite(single / hf.SINGLE, lambda t: t.update({name: np.ones(24, np.int8)}))
-    assert name in refused(single) and "int8" in refused(single)
+    assert name in refused(single) and "is I8; expected F16" in refused(single)
 
 
 def test_missing_weight(single):
@@ -219,3 +226,27 @@ def test_a_model_folder_is_known_by_its_config(single, tmp_path):
     assert not hf.is_model(tmp_path)
     (tmp_path / "config.json").write_text('{"run": {"seed": 0}}')
     assert not hf.is_model(tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2), (8, 1, 1)])
+def test_shards_are_read_where_they_go_and_no_more(tmp_path, monkeypatch, make_params, sizes):
+    """On eight devices: the same parameters, each piece read is one device's shard of a layer."""
+    shape = dataclasses.replace(EVEN, qk_norm=True, qkv_bias=False)
+    params = make_params(shape)
+    hf.save(tmp_path, shape, params, shard_bytes=3000)
+    read, pieces = Store.read, []
+
+    def counting(store, name, index):
+        piece = read(store, name, index)
+        pieces.append((name, piece.size))
+        return piece
+
+    monkeypatch.setattr(Store, "read", counting)
+    cube = mesh.make(*sizes)
+    _, placed = hf.load(tmp_path, cube)
+    equal(jax.device_get(placed), params)
+    shards = sharding.shardings(params, cube)
+    jax.tree.map(lambda x, wanted: x.sharding == wanted or pytest.fail(str(wanted)), placed, shards)
+    whole = {name: x.size for name, x in hf.publish(shape, params).items()}
+    ways = sizes[1] * sizes[2]
+    assert all(size * ways == whole[name] or "norm" in name for name, size in pieces)

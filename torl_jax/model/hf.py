@@ -6,24 +6,26 @@ Reading and writing walk the same table, so a round trip is the identity, and
 import is strict: an unknown, missing or misshapen weight is an error.
 """
 
+import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import ml_dtypes
 import numpy as np
-import safetensors
 import safetensors.numpy
+from jax.sharding import Mesh, NamedSharding
 
 from torl_jax.errors import UserError
 from torl_jax.model.config import ModelConfig
+from torl_jax.model.shards import INDEX, SINGLE, Store
+from torl_jax.parallel.sharding import spec
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-HEAD = "lm_head.weight"
-DTYPES = ("float16", "bfloat16", "float32", "float64")
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+CHECKED_ROWS = 4096  # of two tables at a time
 # Buffers that old exports carry along; they hold no information.
 IGNORED = (".rotary_emb.inv_freq",)
 
@@ -42,7 +44,7 @@ def table(c: ModelConfig) -> list[Weight]:
     """Every weight of the model, ours and published."""
     D, N, K, H, F, V = c.d_model, c.heads, c.kv_heads, c.head_dim, c.d_mlp, c.vocab_size
     rows = [
-        Weight(("embed_VD",), "model.embed_tokens.weight", (V, D), (V, D), False),
+        Weight(("embed_VD",), EMBEDDING, (V, D), (V, D), False),
         Weight(("final_norm_D",), "model.norm.weight", (D,), (D,), False),
     ]
     if not c.tied:
@@ -89,85 +91,92 @@ def is_model(folder: str | os.PathLike[str]) -> bool:
     return path.is_file() and '"model_type"' in path.read_text()
 
 
-def weight_files(folder: Path) -> dict[str, Path]:
-    """Published name -> file that holds it, as the files themselves say.
+def load(folder: str | os.PathLike[str], mesh: Mesh | None = None) -> tuple[ModelConfig, dict]:
+    """(config, params): a tree of float32 arrays in the shapes of `Transformer`.
 
-    With an index, each weight must lie in the file that the index names, and nowhere else.
+    numpy arrays, or, with a mesh, jax arrays made directly in their shards: a host reads
+    and holds no more than its own, one weight at a time beyond that.
     """
-    if not (folder / INDEX).is_file():
-        if not (folder / SINGLE).is_file():
-            raise UserError(f"no {SINGLE} and no {INDEX} in {folder}: the weights are missing")
-        return dict.fromkeys(_names(folder / SINGLE), folder / SINGLE)
-    where = _read_index(folder / INDEX)
-    absent = sorted({file for file in where.values() if not (folder / file).is_file()})
-    if absent:
-        raise UserError(f"{folder / INDEX} names {absent[0]}, which is not in the folder")
-    held = [(name, file) for file in sorted(set(where.values())) for name in _names(folder / file)]
-    wrong = sorted(set(held) ^ set(where.items()))
-    if wrong:
-        name, file = wrong[0]
-        found, says = ("has", "not so") if wrong[0] in held else ("lacks", "otherwise")
-        raise UserError(f"{folder / file} {found} weight {name}; {INDEX} says {says}")
-    return {name: folder / file for name, file in held}
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    try:
-        where = json.loads(path.read_text())["weight_map"]
-        return {str(name): str(file) for name, file in where.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{path} is no index of weights ({type(error).__name__}: {error}); fetch it again"
-        ) from None
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return list(file.keys())
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path} cannot be read ({error}); the file is damaged") from None
-
-
-def load(folder: str | os.PathLike[str]) -> tuple[ModelConfig, dict]:
-    """(config, params): a tree of float32 numpy arrays in the shapes of `Transformer`."""
-    folder = Path(folder)
-    config = read_config(folder)
-    files = weight_files(folder)
+    config, store = read_config(folder), Store(folder)
     rows = table(config)
+    _check_names(config, store, rows)
+    params: dict = {}
+    for row in rows:
+        for name in _published(row, config.layers):
+            store.check(name, row.published)
+        stack = (config.layers,) if row.path[0] == "blocks" else ()
+        shape = (*stack, *row.shape)
+        read = functools.partial(_read, store, row, shape)
+        if mesh is None:
+            value = read(None)
+        else:
+            where = NamedSharding(mesh, spec(row.path, shape, mesh))
+            value = jax.make_array_from_callback(shape, where, read)
+        _put(params, row.path, value)
+    return config, params
+
+
+def _check_names(config: ModelConfig, store: Store, rows: list[Weight]) -> None:
     expected = {name for row in rows for name in _published(row, config.layers)}
-    extra = sorted(n for n in files if n not in expected and not n.endswith(IGNORED))
+    extra = sorted(n for n in store.names if n not in expected and not n.endswith(IGNORED))
     # A tied model's file may repeat the embedding under the head's name.
-    repeated = config.tied and HEAD in files
-    extra = [n for n in extra if not (repeated and n == HEAD)]
-    missing = sorted(expected - files.keys())
+    if config.tied and HEAD in extra:
+        extra.remove(HEAD)
+        _check_repeated(store, config.vocab_size)
+    missing = sorted(expected - store.names)
     if missing or extra:
         kind, names = ("lacks", missing) if missing else ("has an unknown", extra)
         raise UserError(
-            f"{folder} {kind} weight {names[0]} ({len(names)} such); config.json says "
+            f"{store.folder} {kind} weight {names[0]} ({len(names)} such); config.json says "
             f"{config.layers} layers, tied={config.tied}"
         )
-    opened: dict[Path, safetensors.safe_open] = {}
 
-    def fetch(name: str) -> np.ndarray:
-        path = files[name]
-        try:
-            if path not in opened:
-                opened[path] = safetensors.safe_open(path, framework="numpy")
-            return opened[path].get_tensor(name)
-        except safetensors.SafetensorError as error:
-            raise UserError(f"{path} cannot be read at {name} ({error})") from None
 
-    params: dict = {}
-    for row in rows:
-        layers = [_ours(row, fetch(name), name, folder) for name in _published(row, config.layers)]
-        _put(params, row.path, np.stack(layers) if row.path[0] == "blocks" else layers[0])
-    if repeated and not np.array_equal(fetch(HEAD).astype(np.float32), params["embed_VD"]):
-        raise UserError(
-            f"{folder}: {HEAD} differs from the embedding, config.json says tied; "
-            "set tie_word_embeddings to false there"
-        )
-    return config, params
+def _check_repeated(store: Store, vocab: int) -> None:
+    for start in range(0, vocab, CHECKED_ROWS):
+        index = (slice(start, min(start + CHECKED_ROWS, vocab)), slice(None))
+        head, embed = (store.read(name, index) for name in (HEAD, EMBEDDING))
+        if not np.array_equal(head.astype(np.float32), embed.astype(np.float32)):
+            raise UserError(
+                f"{store.folder}: {HEAD} differs from the embedding, config.json says tied; "
+                "set tie_word_embeddings to false there"
+            )
+
+
+def _read(
+    store: Store, row: Weight, shape: tuple[int, ...], index: tuple[slice, ...] | None
+) -> np.ndarray:
+    """A piece of one of our weights: `index` has a slice for each axis, None is all of it."""
+    index = index or (slice(None),) * len(shape)
+    bounds = [part.indices(size)[:2] for part, size in zip(index, shape, strict=True)]
+    sizes = [end - start for start, end in bounds]
+    if row.path[0] != "blocks":
+        return _turn(row, store.read(row.name, _cut(row, bounds)), sizes)
+    out = np.empty(sizes, np.float32)
+    for place, layer in enumerate(range(*bounds[0])):
+        piece = store.read(row.name.format(layer), _cut(row, bounds[1:]))
+        out[place] = _turn(row, piece, sizes[1:])
+    return out
+
+
+def _cut(row: Weight, bounds: Sequence[tuple[int, int]]) -> tuple[slice, ...]:
+    """The same piece of the published array, whose axes are runs of ours, maybe turned round."""
+    sizes, ends = list(row.shape), list(bounds)
+    slices = []
+    for total in reversed(row.published) if row.transpose else row.published:
+        (start, end), inner = ends.pop(0), sizes.pop(0)
+        while inner < total:
+            (low, high), size = ends.pop(0), sizes.pop(0)
+            if (low, high) != (0, size):
+                raise ValueError(f"{row.path}: axis of {size} cannot be cut in a published file")
+            start, end, inner = start * size, end * size, inner * size
+        slices.append(slice(start, end))
+    return tuple(reversed(slices)) if row.transpose else tuple(slices)
+
+
+def _turn(row: Weight, array: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    array = array.T if row.transpose else array
+    return np.ascontiguousarray(array, dtype=np.float32).reshape(sizes)
 
 
 def _published(row: Weight, layers: int) -> list[str]:
@@ -176,18 +185,7 @@ def _published(row: Weight, layers: int) -> list[str]:
     return [row.name.format(layer) for layer in range(layers)]
 
 
-def _ours(row: Weight, array: np.ndarray, name: str, folder: Path) -> np.ndarray:
-    if array.shape != row.published:
-        raise UserError(
-            f"{folder}: {name} has shape {array.shape}, config.json says {row.published}"
-        )
-    if array.dtype.name not in DTYPES:
-        raise UserError(f"{folder}: {name} is {array.dtype.name}; expected {', '.join(DTYPES)}")
-    array = array.T if row.transpose else array
-    return np.ascontiguousarray(array, dtype=np.float32).reshape(row.shape)
-
-
-def _put(tree: dict, path: tuple[str, ...], value: np.ndarray) -> None:
+def _put(tree: dict, path: tuple[str, ...], value: Any) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = value

@@ -8,11 +8,11 @@ import collections
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from sandbox.endpoint import GRACE, REMOTE_LEVELS, Endpoint, Failed, Reported, Resting
+from sandbox.endpoint import REMOTE_LEVELS, Endpoint, Failed, Reported, Resting, pause
 from sandbox.orders import Body
 from sandbox.results import Result, SandboxError
 
@@ -20,15 +20,19 @@ ATTEMPTS = 4  # of a job, where endpoints fail
 FIRST_PAUSE = 0.25  # seconds before the second attempt, doubling
 MOST_PAUSE = 8.0
 TICK = 0.1  # seconds between looks at what has come to rest
+OPEN_SECONDS = 10.0  # for opening a session, which runs nothing yet
 
 log = logging.getLogger("sandbox.client")
+T = TypeVar("T")
 
 
 @dataclass
 class Turn:
-    """A job that waits for an endpoint; not `avoid` if there is another."""
+    """A job that waits `since` then for an endpoint, and its breaker's ticket; not `avoid` if
+    there is another.
+    """
 
-    endpoint: "asyncio.Future[Endpoint]"
+    place: "asyncio.Future[tuple[Endpoint, int]]"
     since: float
     avoid: Endpoint | None
 
@@ -42,20 +46,26 @@ class Seat:
 
 
 class Balance:
-    """`patience`: seconds without any answer at all after which waiting jobs fail."""
+    """`patience`: seconds for which a job waits while no job at all is answered; where some
+    are under way meanwhile, up to the time that the longest of them may take is added. An
+    answer to any job shows that the others' turn will come. That an endpoint calls itself
+    busy does not: where other clients keep it so for longer, patience must be longer too.
+    """
 
     def __init__(self, endpoints: Sequence[Endpoint], patience: float) -> None:
         self._endpoints = endpoints
         self._patience = patience
         self._turns: collections.deque[Turn] = collections.deque()
         self._seats: set[Seat] = set()
-        self._heard = time.monotonic()  # when a result came last
+        self._cells = 0  # under way
+        self._clock = 0.0  # what jobs have waited, slower while some are under way
+        self._heard = 0.0  # by this clock, when an answer came last
         self._longest = 0.0  # the longest that any answer may take
         self._broken = ""
 
     @property
     def running(self) -> int:
-        return sum(endpoint.running for endpoint in self._endpoints)
+        return self._cells + sum(endpoint.running for endpoint in self._endpoints)
 
     async def tend(self) -> None:
         """Looks at endpoints that are not in use, and at jobs that wait; for ever."""
@@ -65,6 +75,8 @@ class Balance:
                     group.create_task(self._look_after(endpoint))
                 while True:
                     await asyncio.sleep(TICK)
+                    allowed = self._patience + (self._longest if self.running else 0.0)
+                    self._clock += TICK * self._patience / allowed
                     self._dispatch()
                     self._give_up()
         except Exception as error:
@@ -75,36 +87,28 @@ class Balance:
     async def run(self, body: Body, seconds: float) -> Result:
         """Has a program run. Raises SandboxError after ATTEMPTS failures."""
         self._longest = max(self._longest, seconds)
-        failures = 0
+        failures, since = 0, self._clock
         avoid = None
         while True:
-            endpoint = await self._turn(avoid)
+            endpoint, ticket = await self._turn(avoid, since)
             try:
-                result = await endpoint.run("/run_code", body, seconds)
+                work = endpoint.run("/run_code", body, seconds)
+                return await self._attempt(endpoint, ticket, work)
             except Failed as error:
-                endpoint.fail(str(error))
                 avoid, failures = endpoint, failures + 1
                 if failures == ATTEMPTS:
                     raise SandboxError(f"{failures} attempts failed, the last: {error}") from error
-            except Resting as resting:
-                endpoint.breaker.neither()
-                endpoint.rest(resting.seconds)
+            except Resting:
                 continue
-            except BaseException:
-                endpoint.breaker.neither()
-                raise
-            else:
-                endpoint.breaker.success()
-                self._heard = time.monotonic()
-                return result
             finally:
                 endpoint.running -= 1
                 self._dispatch()
             await asyncio.sleep(_pause(failures))
+            since = self._clock  # it was taken: from here on it waits anew
 
     async def report(self) -> dict[str, Any]:
         """Sandbox.report, for the lowest endpoint in use. Raises SandboxError where none is."""
-        await self._some(lambda endpoint: endpoint.usable, time.monotonic(), whole=True)
+        await self._some(lambda endpoint: endpoint.usable, self._clock, whole=True)
         used = [endpoint for endpoint in self._endpoints if endpoint.usable]
         lowest = min(used, key=lambda endpoint: REMOTE_LEVELS.index(endpoint.level))
         others = [_trouble(endpoint) for endpoint in self._endpoints if not endpoint.usable]
@@ -122,47 +126,48 @@ class Balance:
 
     async def sit(self, body: Body) -> Seat:
         """Opens a session where the fewest are. Raises SandboxError."""
-        failures, since = 0, time.monotonic()
+        failures, since = 0, self._clock
         while True:
             if all(endpoint.usable and not endpoint.ours for endpoint in self._endpoints):
                 raise SandboxError("SandboxFusion keeps no sessions, and no other endpoint is here")
             await self._some(lambda endpoint: endpoint.ready() and endpoint.ours, since)
             ready = [found for found in self._endpoints if found.ready() and found.ours]
-            endpoint = min(ready, key=lambda found: found.sessions / found.places)
+            endpoint = min(ready, key=lambda it: (it.sessions / it.places, random.random()))
             try:
-                reply = await endpoint.post("/session", body, GRACE)
-                seat = Seat(endpoint, _key(endpoint, reply))
-            except Resting as resting:
-                endpoint.rest(resting.seconds)
-                continue
+                seat = await self._attempt(endpoint, endpoint.allow(), _open(endpoint, body))
             except Failed as error:
-                endpoint.fail(str(error))
                 failures += 1
                 if failures == ATTEMPTS:
                     raise SandboxError(f"no session could be opened: {error}") from error
                 await asyncio.sleep(_pause(failures))
+            except Resting:
                 continue
-            endpoint.sessions += 1
-            self._seats.add(seat)
-            return seat
+            else:
+                self._seats.add(seat)
+                return seat
 
     async def run_cell(self, seat: Seat, body: Body, seconds: float) -> Result:
         """One cell. Asked again with the same request id, the endpoint runs it only once."""
-        failures = 0
+        self._longest = max(self._longest, seconds)
+        failures, since = 0, self._clock
         while True:
+            self._cells += 1
             try:
                 result = await seat.endpoint.run(f"/session/{seat.key}/run", body, seconds)
-                self._heard = time.monotonic()
+                self._heard = self._clock
                 return result
             except Reported as error:
                 raise SandboxError(f"the session is lost: {error}") from error
             except Resting as resting:
-                await asyncio.sleep(resting.seconds * random.uniform(0.5, 1.0))
+                wait = pause(resting.seconds)
             except Failed as error:
                 failures += 1
                 if failures == ATTEMPTS:
                     raise SandboxError(f"the session is lost: {error}") from error
-                await asyncio.sleep(_pause(failures))
+                wait, since = _pause(failures), self._clock
+            finally:
+                self._cells -= 1
+            await self._sleep(wait, since)
 
     async def leave(self, seat: Seat) -> None:
         """Closes a session. Where the endpoint does not hear of it, it expires there."""
@@ -178,7 +183,7 @@ class Balance:
         await asyncio.gather(*map(self.leave, list(self._seats)))
 
     async def _look_after(self, endpoint: Endpoint) -> None:
-        pause, told = FIRST_PAUSE, ""
+        wait, told = FIRST_PAUSE, ""
         while True:
             if not endpoint.usable:
                 await endpoint.look()
@@ -186,20 +191,38 @@ class Balance:
                     log.warning("endpoint is not used: %s", endpoint.refusal)
                     told = endpoint.refusal
                 self._dispatch()
-                pause = FIRST_PAUSE if endpoint.usable else min(2 * pause, MOST_PAUSE)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                wait = FIRST_PAUSE if endpoint.usable else min(2 * wait, MOST_PAUSE)
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
 
-    async def _turn(self, avoid: Endpoint | None) -> Endpoint:
-        """Waits for a place at an endpoint, and takes it."""
-        turn = Turn(asyncio.get_running_loop().create_future(), time.monotonic(), avoid)
+    async def _turn(self, avoid: Endpoint | None, since: float) -> tuple[Endpoint, int]:
+        """Waits for a place at an endpoint, and takes it; with the breaker's ticket."""
+        if words := self._hopeless(since):
+            raise SandboxError(words)
+        turn = Turn(asyncio.get_running_loop().create_future(), since, avoid)
         self._turns.append(turn)
         self._dispatch()
-        return await turn.endpoint
+        return await turn.place
+
+    async def _attempt(self, endpoint: Endpoint, ticket: int, work: Coroutine[Any, Any, T]) -> T:
+        """What comes of `work`; the endpoint and its breaker take note of how it went."""
+        try:
+            answer = await work
+        except Failed as error:
+            await endpoint.fail(ticket, error)
+            raise
+        except BaseException as error:
+            endpoint.breaker.neither(ticket)
+            if isinstance(error, Resting):
+                endpoint.rest(error.seconds)
+            raise
+        endpoint.breaker.success(ticket)
+        self._heard = self._clock
+        return answer
 
     def _dispatch(self) -> None:
         """Gives places to those who wait, in order."""
         while self._turns:
-            if self._turns[0].endpoint.done():  # given up
+            if self._turns[0].place.done():  # given up
                 self._turns.popleft()
                 continue
             avoid = self._turns[0].avoid
@@ -207,15 +230,23 @@ class Balance:
             if not free:
                 return
             best = min(free, key=lambda found: (found is avoid, found.load, random.random()))
-            best.take()
-            self._turns.popleft().endpoint.set_result(best)
+            best.running += 1
+            self._turns.popleft().place.set_result((best, best.allow()))
 
     def _give_up(self) -> None:
         """Fails the jobs that wait where nobody is left who could do them."""
         for turn in self._turns:
             words = self._hopeless(turn.since)
-            if words and not turn.endpoint.done():
-                turn.endpoint.set_exception(SandboxError(words))
+            if words and not turn.place.done():
+                turn.place.set_exception(SandboxError(words))
+
+    async def _sleep(self, seconds: float, since: float) -> None:
+        """Raises SandboxError as soon as there is no use in waiting."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if words := self._hopeless(since):
+                raise SandboxError(words)
+            await asyncio.sleep(min(left, TICK))
 
     async def _some(
         self, wanted: Callable[[Endpoint], bool], since: float, whole: bool = False
@@ -236,9 +267,8 @@ class Balance:
         troubles = "; ".join(map(_trouble, self._endpoints))
         if all(endpoint.up and endpoint.refusal for endpoint in self._endpoints):
             return troubles
-        waited = time.monotonic() - max(since, self._heard)
-        if waited > self._patience + (self._longest if self.running else 0.0):
-            return f"no endpoint has answered for {waited:.0f} s: {troubles}"
+        if self._clock - max(since, self._heard) > self._patience:
+            return f"no endpoint was of use for {self._patience:g} s, the patience: {troubles}"
         return ""
 
 
@@ -246,10 +276,16 @@ def _trouble(endpoint: Endpoint) -> str:
     return endpoint.refusal or endpoint.trouble or f"{endpoint.url}: busy"
 
 
-def _key(endpoint: Endpoint, reply: Body) -> str:
-    if not isinstance(key := reply.get("session"), str):
-        raise Failed(f"{endpoint.url}: {reply.get('message') or 'reply names no session'}")
-    return key
+async def _open(endpoint: Endpoint, body: Body) -> Seat:
+    endpoint.sessions += 1  # before it answers: others are opened meanwhile
+    try:
+        reply = await endpoint.post("/session", body, OPEN_SECONDS)
+        if not isinstance(key := reply.get("session"), str):
+            raise Failed(f"{endpoint.url}: {reply.get('message') or 'reply names no session'}")
+    except BaseException:
+        endpoint.sessions -= 1
+        raise
+    return Seat(endpoint, key)
 
 
 def _pause(failures: int) -> float:

@@ -20,11 +20,13 @@ from typing import Any, TypeVar
 
 from sandbox import fusion
 from sandbox.balance import Balance, Seat
-from sandbox.endpoint import GRACE, REMOTE_LEVELS, Endpoint, check_address, connect
+from sandbox.endpoint import REMOTE_LEVELS, Endpoint, check_address, connect
 from sandbox.messages import Message
 from sandbox.orders import Body
 from sandbox.results import Busy, Result, SandboxError
 
+QUEUE_SECONDS = 5.0  # beyond a job's deadline, within which a server gives it a place
+GRACE = 10.0  # for what surrounds the programs
 CLOSE_SECONDS = 2.0  # for telling endpoints which sessions are over
 
 log = logging.getLogger("sandbox.client")
@@ -42,7 +44,8 @@ class RemoteSandbox:
     min_level    endpoints that isolate less are not used; SandboxFusion tells no level and
                  is used only with min_level="unknown"
     places       jobs under way at an endpoint that does not tell how many workers it has
-    patience     seconds for which nothing may come back at all before waiting jobs fail
+    patience     seconds for which a job waits while no job at all is answered; raise it where
+                 other clients may keep the endpoints busy for longer (see balance.Balance)
     queue        jobs that may be unanswered before submit raises Busy
     """
 
@@ -128,7 +131,7 @@ class RemoteSandbox:
         """Queues a program; from any thread. The future cannot be cancelled. Raises Busy."""
         limit = self.limit(timeout)
         body = fusion.request(code, stdin, limit, seed, files, fetch, secrets.token_hex(8))
-        return self.begin(self.balance.run(body, 2 * limit + GRACE))
+        return self.begin(self.balance.run(body, answer_seconds(limit)))
 
     def session(
         self, timeout: float | None = None, seed: int = 0, echo: bool = False
@@ -258,12 +261,19 @@ class RemoteSession:
                 raise SandboxError("the session was closed")
             if self._seat is None:
                 self._seat = await self._sandbox.balance.sit(self._body)
-            return await self._sandbox.balance.run_cell(self._seat, body, 2 * timeout + GRACE)
+            return await self._sandbox.balance.run_cell(self._seat, body, answer_seconds(timeout))
 
     async def _leave(self) -> None:
         async with self._turn:
             if self._seat is not None:
                 await self._sandbox.balance.leave(self._seat)
+
+
+def answer_seconds(limit: float) -> float:
+    """By when a server has answered a job with this deadline: so long it may wait for a place,
+    where another job may be ahead of it, and each may take twice its deadline.
+    """
+    return limit + QUEUE_SECONDS + 2 * (2 * limit) + GRACE
 
 
 def _settle(answer: "Future[T]", task: "asyncio.Task[T]") -> None:

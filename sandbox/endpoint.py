@@ -1,6 +1,8 @@
 """One server of programs, ours or SandboxFusion's, as the client sees it."""
 
 import asyncio
+import logging
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -17,16 +19,30 @@ try:
 except ImportError as error:
     raise ImportError(f"{error}: pip install 'torl_jax[serve]'", name=error.name) from error
 
-GRACE = 10.0  # seconds that an answer may take beyond the program's own time
+TOKEN_LENGTH = 16  # characters at least, as the server asks for
 LOOK_SECONDS = 5.0
+LEAST_REST = 0.1
 MOST_REST = 30.0
 CONNECT_SECONDS = 5.0
 KEEP_SECONDS = 30.0  # that an idle connection is kept, less than servers keep it
 REMOTE_LEVELS = (fusion.UNKNOWN, *LEVELS)
 
+log = logging.getLogger("sandbox.client")
+
 
 def connect(token: str | None) -> httpx2.AsyncClient:
-    """The connections to all endpoints. For use inside an event loop."""
+    """The connections to all endpoints. For use inside an event loop.
+
+    Raises SandboxError, which does not tell the token, where it cannot be one.
+    """
+    token = None if token is None else token.strip()  # a file's ends with a newline
+    if token is not None and (
+        len(token) < TOKEN_LENGTH or not token.isascii() or not token.isprintable()
+    ):
+        raise SandboxError(
+            f"token has {len(token)} characters, expected at least {TOKEN_LENGTH} "
+            "printable ASCII ones: the server's own"
+        )
     return httpx2.AsyncClient(
         headers={} if token is None else {"authorization": f"Bearer {token}"},
         timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
@@ -43,10 +59,16 @@ def check_address(url: str) -> None:
         raise SandboxError(f"endpoint is {url!r}, expected http://HOST:PORT: {error}") from error
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query:
         raise SandboxError(f"endpoint is {url!r}, expected http://HOST:PORT")
+    if parsed.port is not None and not 0 < parsed.port < 1 << 16:
+        raise SandboxError(f"endpoint is {url!r}, expected a port from 1 to 65535")
 
 
 class Failed(Exception):
     """The endpoint has failed, not the program: another try is worth while."""
+
+
+class Late(Failed):
+    """No answer in time."""
 
 
 class Reported(Failed):
@@ -66,6 +88,7 @@ class Endpoint:
 
     `places`   jobs that may be under way there; `running` of them are
     `up`       it answered when last looked at, and its breaker has not opened since
+    `max_body` bytes of a request that it takes; infinite where it does not tell
     `refusal`  why it is not used although it answers; empty where it is
     `trouble`  what went wrong last
     """
@@ -74,6 +97,7 @@ class Endpoint:
         self.url = url.rstrip("/").removesuffix("/run_code")
         self.breaker = Breaker()
         self.places = places
+        self.max_body = math.inf
         self.running = 0
         self.sessions = 0
         self.up = False
@@ -104,23 +128,30 @@ class Endpoint:
         now = time.monotonic()
         return self.usable and now >= self._rests_until and self.breaker.ready(now)
 
-    def take(self) -> None:
-        """One more job is under way."""
-        self.running += 1
-        self.breaker.allow(time.monotonic())
+    def allow(self) -> int:
+        """The breaker's ticket for a job; where it is `ready`."""
+        return self.breaker.allow(time.monotonic())
 
-    def fail(self, words: str) -> None:
-        """A job has failed there through no fault of its own."""
+    async def fail(self, ticket: int, error: Failed) -> None:
+        """A job has failed there through no fault of its own.
+
+        One that is only late speaks against the endpoint where that answers nothing else
+        either: others may have kept it busy.
+        """
+        if isinstance(error, Late):
+            await self.look()
         now = time.monotonic()
-        self.trouble = words
-        self.breaker.failure(now)
+        if isinstance(error, Late) and self.up:
+            self.breaker.neither(ticket)
+        else:
+            self.breaker.failure(ticket, now)
+        self.trouble = str(error)
         if self.breaker.state(now) == "open":
             self.up = False
 
     def rest(self, seconds: float) -> None:
-        """No job for a while, somewhat at random, so that clients do not come back together."""
-        wait = min(seconds, MOST_REST) * random.uniform(0.5, 1.0)
-        self._rests_until = time.monotonic() + wait
+        """No job for a while."""
+        self._rests_until = time.monotonic() + pause(seconds)
 
     async def look(self) -> None:
         """Finds out whether it answers, what it is and how well it isolates."""
@@ -134,6 +165,11 @@ class Endpoint:
             self.up, self.refusal = True, str(error)
         except Resting as resting:
             self.rest(resting.seconds)
+        except Exception as error:  # a fault of ours; the other endpoints are still of use
+            words = f"{self.url}: the client failed: {error!r}"
+            if words != self.trouble:
+                log.exception(words)
+            self.up, self.trouble = False, words
         else:
             self.up = True
             if self.breaker.state(time.monotonic()) == "closed":
@@ -142,6 +178,7 @@ class Endpoint:
             self.report = {} if status is None else status["report"]
             if status is not None:
                 self.places = 2 * status["workers"]
+                self.max_body = status["limits"]["max_body"]
             self.judge(self.report.get("level", fusion.UNKNOWN))
         self.looked = True
 
@@ -186,10 +223,10 @@ class Endpoint:
         status = await self._request("GET", "/v1/status", None, LOOK_SECONDS, missing=None)
         if status is None:
             return None
-        fields = status.get("report") if isinstance(status, dict) else None
-        if not isinstance(fields, dict) or not isinstance(status.get("workers"), int):
-            raise SandboxError(f"{self.url}/v1/status is not a sandbox's: is another server there?")
-        return status
+        match status:
+            case {"workers": int(), "limits": {"max_body": int()}, "report": dict()}:
+                return status
+        raise SandboxError(f"{self.url}/v1/status is not a sandbox's: is another server there?")
 
     async def _request(
         self, method: str, path: str, body: Body | None, seconds: float, missing: Any = Failed
@@ -197,13 +234,18 @@ class Endpoint:
         """The JSON of a reply; `missing` stands for a page that is not there, unless Failed."""
         content = None if body is None else fusion.encode(body)
         headers = {} if body is None else {"content-type": "application/json"}
+        if content is not None and len(content) > self.max_body:
+            raise SandboxError(
+                f"request has {len(content)} bytes, {self.url} takes at most {self.max_body}: "
+                "make code, stdin and files smaller, or start it with a larger --max-body-mb"
+            )
         try:
             async with asyncio.timeout(seconds):
                 reply = await self._http.request(
                     method, self.url + path, content=content, headers=headers
                 )
         except TimeoutError:
-            raise Failed(f"{self.url}: no answer within {seconds:g} s") from None
+            raise Late(f"{self.url}: no answer within {seconds:g} s") from None
         except httpx2.HTTPError as error:
             words = line(error) or "no reason given"
             raise Failed(f"{self.url}: {type(error).__name__}: {words}") from error
@@ -225,3 +267,10 @@ class Endpoint:
         if code >= 500:
             raise Failed(said)
         raise SandboxError(said)
+
+
+def pause(seconds: float) -> float:
+    """For how long to leave alone an endpoint that said so many: never at once, never for
+    ever, and somewhat at random, so that clients do not come back together.
+    """
+    return max(LEAST_REST, min(seconds, MOST_REST) * random.uniform(0.5, 1.0))

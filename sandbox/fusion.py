@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sandbox.orders import Body, line, short
-from sandbox.results import Result
+from sandbox.results import STATUSES, Result
 
 UNKNOWN = "unknown"  # the level of an endpoint that reports none
-FAILURE = "SandboxError"  # the status of what is not the program's doing
 MEMORY_ERROR = re.compile(r"[\w.]*MemoryError\b")
 EXCEPTION = re.compile(r"([^\W\d][\w.]*)(?:: (.*))?$")
 
@@ -163,13 +162,15 @@ def result(body: Body) -> Result | str:
                 for name, text in (body.get("files") or {}).items()
             },
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadReply(f"reply is not a run_code reply: {type(error).__name__} {error}") from error
 
 
 def _verdict(run: Body, ours: Body | None) -> tuple[str, int]:
     if ours:
-        return _typed(ours["status"], str), _typed(ours["exit_code"], int)
+        if ours["status"] not in STATUSES:
+            raise ValueError(f"status is {short(ours['status'])}, not one of {', '.join(STATUSES)}")
+        return ours["status"], _typed(ours["exit_code"], int)
     if run["status"] == "TimeLimitExceeded":
         return "timeout", -signal.SIGKILL
     code = _typed(run["return_code"], int)

@@ -21,23 +21,35 @@ def address() -> Iterator[str]:
     command = [sys.executable, "-m", "sandbox", "serve", "--port", "0", "--workers", "1"]
     options = ["--preload", "", "--min-level", "rlimits", "--max-level", "rlimits"]
     server = subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    found = re.search(r"http://[\d.:]+", server.stdout.readline())
-    assert found is not None
-    yield found[0]
-    server.terminate()
-    assert server.wait(30) == 0
+    try:
+        assert server.stdout is not None
+        found = re.search(r"http://[\d.:]+", server.stdout.readline())
+        assert found is not None
+        yield found[0]
+        server.terminate()
+        assert server.wait(30) == 0
+    finally:
+        server.kill()
+        server.communicate()
 
 
 def test_programs_run_at_an_endpoint(address):
     with parts.sandbox(SandboxConfig(endpoints=(address,), min_level="rlimits")) as box:
         assert box.submit("print(6 * 7)").result().stdout == "42\n"
-        assert parts.level_rank(box) >= 0
+        assert parts.level_rank(box.level) >= 0
 
 
 def test_an_endpoint_that_isolates_less_is_refused(address):
     with pytest.raises(UserError, match=r"rlimits.*config.sandbox"):
         parts.sandbox(SandboxConfig(endpoints=(address,), min_level="full"))
+
+
+@pytest.mark.parametrize("token", ["", "s\xe9cret-and-long-enough"])
+def test_a_token_that_cannot_be_one_is_refused_by_its_name_only(token, monkeypatch):
+    monkeypatch.setenv("SANDBOX_TOKEN", token)
+    with pytest.raises(UserError, match=r"expected at least 16 .*SANDBOX_TOKEN") as caught:
+        parts.sandbox(SandboxConfig(endpoints=("http://127.0.0.1:9",)))
+    assert not token or token not in str(caught.value)
 
 
 def test_more_than_the_machine_has_is_refused():

@@ -116,6 +116,19 @@ class Optimizer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How training splits the devices; one size may be -1, "what is left".
+
+    `data` copies the weights and splits the rows, `fsdp` splits both, `tp` splits heads,
+    mlp and vocabulary (at most as many ways as the model has kv heads).
+    """
+
+    data: int = 1
+    fsdp: int = -1
+    tp: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Learner:
     """Shapes of the update: rows of packed tokens, rows a microbatch."""
 
@@ -164,6 +177,7 @@ class Config:
     reward: Reward = Reward()
     rl: Rl = Rl()
     optimizer: Optimizer = Optimizer()
+    mesh: Mesh = Mesh()
     learner: Learner = Learner()
     eval: Eval = Eval()
     checkpoint: Checkpoint = Checkpoint()

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from sandbox import LEVELS, Box, Sandbox, SandboxError, budget
 from torl_jax import config
@@ -60,16 +61,16 @@ def model_config(cfg: config.Model) -> ModelConfig:
         raise UserError(f"config.model.overrides does not describe a model: {error}") from None
 
 
-def params(cfg: config.Model, shape: ModelConfig, seed: int) -> dict:
-    """The starting policy: published weights, or random ones where asked for."""
+def params(cfg: config.Model, shape: ModelConfig, seed: int, over: Mesh) -> dict:
+    """The starting policy in its shards: published weights, or random ones where asked for."""
     if cfg.random:
-        return initialise(shape, jax.random.key(seed))
+        return initialise(shape, jax.random.key(seed), over)
     if cfg.overrides:
         raise UserError(
             "config.model.overrides changes the architecture, so published weights cannot "
             "be loaded; set --config.model.random=true or drop the overrides"
         )
-    return hf.load(cfg.path)[1]
+    return hf.load(cfg.path, over)[1]
 
 
 def problems(cfg: config.Config) -> tuple[list[Problem], list[Problem]]:
@@ -144,12 +145,18 @@ def _remote(cfg: config.SandboxConfig) -> Box:
             f"config.sandbox.endpoints needs {error.name}: pip install 'torl_jax[serve]'"
         ) from error
     token = os.environ.get("SANDBOX_TOKEN")
-    return RemoteSandbox(cfg.endpoints, token=token, timeout=cfg.timeout, min_level=cfg.min_level)
+    try:
+        return RemoteSandbox(
+            cfg.endpoints, token=token, timeout=cfg.timeout, min_level=cfg.min_level
+        )
+    except SandboxError as error:
+        where = "the environment variable SANDBOX_TOKEN or config.sandbox"
+        raise UserError(f"{error} ({where})") from error
 
 
-def level_rank(box: Box) -> float:
+def level_rank(level: str) -> float:
     """The isolation as a number: its place in sandbox.LEVELS, -1 where a server tells none."""
-    return float(LEVELS.index(box.level)) if box.level in LEVELS else -1.0
+    return float(LEVELS.index(level)) if level in LEVELS else -1.0
 
 
 def engine(

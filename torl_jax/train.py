@@ -24,7 +24,6 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from sandbox import Box
 from torl_jax import cli, config, evaluation, parts
 from torl_jax.checkpoint import Checkpoints, Meta, check_fits
 from torl_jax.compilation import Counter
@@ -36,7 +35,7 @@ from torl_jax.learner.learner import Learner
 from torl_jax.learner.state import TrainState
 from torl_jax.logs import Writer, local
 from torl_jax.metrics import rollout_stats
-from torl_jax.parallel import mesh
+from torl_jax.parallel import mesh, sharding
 from torl_jax.parallel.handoff import handoff
 from torl_jax.rewards.answer import Grader
 from torl_jax.rewards.outcome import Grading
@@ -52,7 +51,7 @@ class Trainer:
 
     cfg: config.Config
     rollout: Rollout
-    box: Box
+    level: str  # the sandbox's at the start: a server that is away must not end a step
     grader: Grader
     learner: Learner
     stream: Stream
@@ -137,7 +136,7 @@ class Trainer:
             "time/update": end - graded,
             "time/step": end - begin,
             "time/compilations": float(self.compilations.count - compiled),
-            "sandbox/level": parts.level_rank(self.box),
+            "sandbox/level": parts.level_rank(self.level),
         }
         return state, row
 
@@ -218,7 +217,8 @@ def train(cfg: config.Config, workdir: epath.Path) -> None:
     shape = parts.model_config(cfg.model)
     text = parts.tokenizer(cfg.model)
     training, held_out = parts.problems(cfg)
-    params = parts.params(cfg.model, shape, cfg.run.seed)
+    over = mesh.make(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tp)
+    sharding.check(shape, over)
     with contextlib.ExitStack() as stack:
         # The lock first: what another process is about to save must not be taken for absent.
         stack.enter_context(only_run(workdir))
@@ -228,8 +228,8 @@ def train(cfg: config.Config, workdir: epath.Path) -> None:
             return
         compilations = Counter()
         model = parts.transformer(cfg, shape, remat=cfg.learner.remat)
-        learner = Learner(cfg, model, len(text), mesh.make())
-        state = learner.create(params)
+        learner = Learner(cfg, model, len(text), over)
+        state = learner.create(parts.params(cfg.model, shape, cfg.run.seed, over))
         stop = stack.enter_context(StopSignal())
         box = stack.enter_context(parts.sandbox(cfg.sandbox, cores))
         grader = stack.enter_context(Grader(workers=cfg.reward.workers, timeout=cfg.reward.timeout))
@@ -247,14 +247,15 @@ def train(cfg: config.Config, workdir: epath.Path) -> None:
             state = checkpoints.restore(point.step, state)
         writer = stack.enter_context(open_writer(cfg, workdir, point.step))
         write_config(workdir, cfg)
-        level = f"sandbox level: {box.level}" + (f" ({box.why})" if box.why else "")
+        level, why = box.level, box.why
+        sandbox_level = f"sandbox level: {level}" + (f" ({why})" if why else "")
         model_size = f"model: {shape.parameter_count:,} parameters"
-        for line in [*dropped, *dropped_too, level, model_size, *point.note()]:
+        for line in [*dropped, *dropped_too, sandbox_level, model_size, *point.note()]:
             writer.line(line)
         Trainer(
             cfg=cfg,
             rollout=rollout,
-            box=box,
+            level=level,
             grader=grader,
             learner=learner,
             stream=Stream(training, cfg.run.seed, point.cursor),

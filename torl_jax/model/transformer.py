@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from torl_jax.model import layers
 from torl_jax.model.cache import Cache, Window, read, write
 from torl_jax.model.config import ModelConfig
-from torl_jax.parallel.sharding import shard
+from torl_jax.parallel.sharding import shard, shardings
 
 INIT = nn.initializers.normal(0.02)
 
@@ -160,8 +160,11 @@ class Transformer(nn.Module):
         return layers.rms_norm(x_BTD, scale_D, c.norm_eps), cache
 
 
-@functools.partial(jax.jit, static_argnames=("config",))
-def initialise(config: ModelConfig, key: jax.Array) -> Any:
-    """Random float32 parameters (normal 0.02, norms 1, biases 0)."""
+@functools.partial(jax.jit, static_argnames=("config", "mesh"))
+def initialise(config: ModelConfig, key: jax.Array, mesh: Mesh | None = None) -> Any:
+    """Random float32 parameters (normal 0.02, norms 1, biases 0), born in their shards."""
     dummy = jnp.zeros((1, 1), jnp.int32)
-    return Transformer(config).init(key, dummy, dummy)["params"]
+    params = Transformer(config).init(key, dummy, dummy)["params"]
+    if mesh is None:
+        return params
+    return jax.lax.with_sharding_constraint(params, shardings(params, mesh))

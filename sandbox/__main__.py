@@ -1,24 +1,28 @@
 """python -m sandbox check | run FILE | serve: what this machine allows, one program, many."""
 
 import argparse
+import io
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from sandbox.advice import advice
-from sandbox.box import Sandbox
+from sandbox.box import MOST_SESSIONS, Sandbox
 from sandbox.plan import LEVELS
 from sandbox.results import STATUSES, SandboxError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 for a program that was not ok, 2 for our own errors."""
+    """Returns the exit code: 0, 1 for a program that was not ok, 2 for our own errors, 130."""
     arguments = _parser().parse_args(argv)
     try:
         return arguments.action(arguments)
     except (SandboxError, OSError, UnicodeDecodeError) as error:
         print(f"sandbox: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -62,6 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     stdin = None if arguments.stdin is None else Path(arguments.stdin).read_text("utf-8")
     with _box(arguments) as box:
         result = box.run(code, stdin=stdin, timeout=arguments.timeout, seed=arguments.seed)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # it may be ASCII only
     sys.stdout.write(result.stdout)
     sys.stdout.flush()
     sys.stderr.write(result.stderr)
@@ -75,6 +82,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Answers over HTTP as SandboxFusion does, until SIGTERM; docs/sandbox.md has the routes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until it serves
+    for name, (least, most) in RANGES.items():
+        value = getattr(arguments, name)
+        if not least <= value <= most:
+            flag = "--" + name.replace("_", "-")
+            raise SandboxError(f"{flag} is {value:g}, expected {least:g} to {most:g}")
     try:
         from sandbox import server, service
     except ImportError as error:
@@ -96,6 +109,17 @@ def serve(arguments: argparse.Namespace) -> int:
     )
     with _box(arguments, arguments.workers) as box:
         return server.serve(box, address, settings)
+
+
+RANGES = {
+    "port": (0, 65535),
+    "workers": (1, 4096),
+    "max_timeout": (0.001, 86400.0),
+    "max_body_mb": (0.001, 64.0),  # a frame holds no more
+    "queue": (0, 1_000_000),
+    "sessions": (0, MOST_SESSIONS),
+    "idle": (0.001, 1e6),
+}
 
 
 def _box(arguments: argparse.Namespace, workers: int = 1) -> Sandbox:

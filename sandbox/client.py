@@ -25,8 +25,9 @@ from sandbox.messages import Message
 from sandbox.orders import Body
 from sandbox.results import Busy, Result, SandboxError
 
-QUEUE_SECONDS = 5.0  # beyond a job's deadline, within which a server gives it a place
-GRACE = 10.0  # for what surrounds the programs
+# What a server of ours may take over a job beside its deadline, in seconds: for a body to be
+# sent, for a place beyond the deadline, for what surrounds a program, for an answer to be read.
+SENT, PLACE, GRACE, READ = 30.0, 5.0, 30.0, 20.0
 CLOSE_SECONDS = 2.0  # for telling endpoints which sessions are over
 
 log = logging.getLogger("sandbox.client")
@@ -270,10 +271,8 @@ class RemoteSession:
 
 
 def answer_seconds(limit: float) -> float:
-    """By when a server has answered a job with this deadline: so long it may wait for a place,
-    where another job may be ahead of it, and each may take twice its deadline.
-    """
-    return limit + QUEUE_SECONDS + 2 * (2 * limit) + GRACE
+    """The longest that a server of ours takes over a job with this deadline."""
+    return SENT + (limit + PLACE) + (2 * limit + GRACE) + READ
 
 
 def _settle(answer: "Future[T]", task: "asyncio.Task[T]") -> None:

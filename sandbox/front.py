@@ -1,7 +1,8 @@
 """What stands between the network and the handlers: who may ask, how much, how slowly.
 
 uvicorn and h11 read HTTP; here are the limits that they leave open (headers or a body
-that never end, too many connections), the token, and errors as one line of JSON.
+that never end, answers that nobody reads, too many connections), the token, and errors
+as one line of JSON.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ import hmac
 import http
 import logging
 import resource
+import socket
+import struct
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -24,10 +27,13 @@ from sandbox.orders import BadRequest
 
 HEAD_SECONDS = 10.0  # from the first byte (of a connection: from its start) to the headers' end
 HEAD_BYTES = 16 << 10
+READ_SECONDS = 20.0  # for a caller to read an answer
 LINGER_SECONDS = 1.0
+TICK = 0.02
 DISCARD_SECONDS = 2.0
 DISCARD_BYTES = 64 << 20
 OPEN = ("/v1/ping",)  # needs no token: balancers carry none, and it tells nothing
+GONE = 499  # the status of an answer that nobody reads
 
 log = logging.getLogger("sandbox.server")
 T = TypeVar("T")
@@ -45,12 +51,13 @@ def reply(
 
 def refusal(message: str, status: int) -> Response:
     """One line of JSON that says what was wrong."""
-    headers = {}
+    return reply({"detail": " ".join(message.split())}, status, _advice(status))
+
+
+def _advice(status: int) -> dict[str, str]:
     if status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    if status in (503, 504):
-        headers["Retry-After"] = "1"
-    return reply({"detail": " ".join(message.split())}, status, headers)
+        return {"www-authenticate": "Bearer"}
+    return {"retry-after": "1"} if status in (503, 504) else {}
 
 
 class Front:
@@ -58,32 +65,28 @@ class Front:
 
     def __init__(self, app: ASGIApp, token: str | None, refused: Callable[[int], None]) -> None:
         self.draining = False
+        self.refused = refused
         self._app = app
-        self._token = None if token is None else b"Bearer " + token.encode()
-        self._refused = refused
-        self._active = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._token = None if token is None else token.encode()
+        self._exchanges: set[_Exchange] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        exchange = _Exchange(scope, receive, send, self._refused)
-        self._active += 1
-        self._idle.clear()
+        exchange = _Exchange(scope, receive, send, self.refused)
+        self._exchanges.add(exchange)
         try:
             await self._answer(scope, exchange)
         finally:
-            self._active -= 1
-            if not self._active:
-                self._idle.set()
+            self._exchanges.discard(exchange)
 
     async def drain(self, seconds: float) -> None:
-        """Answers 503 to whatever comes and waits for what is being served."""
+        """Answers 503 to whatever comes and waits for answers, not for those who read them."""
         self.draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._idle.wait()
+                while not all(exchange.started for exchange in self._exchanges):
+                    await asyncio.sleep(TICK)
 
     async def _answer(self, scope: Scope, exchange: "_Exchange") -> None:
         if (response := self._turn_away(scope)) is not None:
@@ -108,7 +111,8 @@ class Front:
             return refusal("the server is ending", 503)
         if self._token is None or scope["path"] in OPEN:
             return None
-        if not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
             return refusal("token is missing or wrong, expected Authorization: Bearer TOKEN", 401)
         return None
 
@@ -142,7 +146,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
-            if message["status"] >= 400:
+            if message["status"] >= 400 and message["status"] != GONE:
                 self._refused(message["status"])
             if not self._ended and not self._asks and message["status"] != 408:
                 await self._discard()
@@ -158,8 +162,13 @@ class _Exchange:
                     size += len((await self.receive()).get("body", b""))
 
 
-async def read_body(request: Request, limit: int, seconds: float) -> bytes:
-    """The body, at most `limit` bytes within `seconds`. Raises BadRequest, Gone."""
+async def read_body(
+    request: Request, limit: int, seconds: float, take: Callable[[int], None]
+) -> bytes:
+    """The body, at most `limit` bytes within `seconds`; `take` is told of each part.
+
+    Raises BadRequest, Gone, and what `take` raises.
+    """
     body = bytearray()
     declared = request.headers.get("content-length", "0")
     size = int(declared) if declared.isdecimal() and len(declared) < 19 else 0
@@ -169,6 +178,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
                     raise Gone
+                take(len(message.get("body", b"")))
                 body += message.get("body", b"")
                 if not message.get("more_body", False) and len(body) <= limit:
                     return bytes(body)
@@ -198,13 +208,16 @@ async def _hang_up(request: Request) -> None:
 
 
 class Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with an end to slow headers and a bound on connections."""
+    """uvicorn's HTTP/1.1 with an end to slow headers and slow readers, and so many connections."""
 
     head_timer: asyncio.TimerHandle | None = None
-    over = False
+    read_timer: asyncio.TimerHandle | None = None
+    over = False  # what still comes is thrown away
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
+        # Whatever the kernel does not take at once starts the timer, also in what is closed.
+        transport.set_write_buffer_limits(high=0)
         if len(self.connections) > resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2:
             self.refuse(503, "too many connections")
         self._watch_head()
@@ -213,9 +226,19 @@ class Protocol(H11Protocol):
         if not self.over:
             super().data_received(data)
             self._watch_head()
+            self._read_on()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.read_timer = self.loop.call_later(READ_SECONDS, self.cut_off)
+
+    def resume_writing(self) -> None:
+        self._cancel_read()
+        super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()
+        self._cancel_read()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -229,15 +252,38 @@ class Protocol(H11Protocol):
                 ("content-type", "application/json"),
                 ("content-length", str(len(body))),
                 ("connection", "close"),
+                *_advice(status).items(),
             ]
             reason = http.HTTPStatus(status).phrase
             response = h11.Response(status_code=status, headers=headers, reason=reason)
             for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
+            if isinstance(front := self.config.app, Front):
+                front.refused(status)
         # Closed at once, what the caller is still sending would cost it the answer.
         self.over = True
         self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    def _read_on(self) -> None:
+        """Keeps reading behind a whole request, or its caller could hang up unnoticed."""
+        if self.conn.their_state is h11.DONE and self.conn.our_state is not h11.DONE:
+            if len(self.conn.trailing_data[0]) > HEAD_BYTES:
+                self.over = True
+                self.cycle.keep_alive = False
+            self.flow.resume_reading()
+
+    def cut_off(self) -> None:
+        """Ends the connection, also where its caller has not read everything."""
+        # Without this the kernel would keep trying for minutes to hand over what it has.
+        sock = self.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def _cancel_read(self) -> None:
+        if self.read_timer is not None:
+            self.read_timer.cancel()
+            self.read_timer = None
 
     def _watch_head(self) -> None:
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():

@@ -1,7 +1,9 @@
 """Admission: so many jobs run, so many wait in order, the rest is turned away at once."""
 
 import asyncio
+import contextlib
 from collections import deque
+from collections.abc import Callable, Iterator
 
 
 class Full(Exception):
@@ -14,6 +16,31 @@ class Late(Exception):
 
 class Ending(Exception):
     """No more jobs are taken."""
+
+
+class Bodies:
+    """Counts the bytes of what callers have sent and is still needed."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[Callable[[int], None]]:
+        """Yields what takes so many bytes more, until the end of the block. It raises Full."""
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if self._held + size > self._most:
+                raise Full(f"requests of {self._held >> 20} MiB are held already, no more is taken")
+            self._held += size
+            taken += size
+
+        try:
+            yield take
+        finally:
+            self._held -= taken
 
 
 class Gate:

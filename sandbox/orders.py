@@ -19,6 +19,8 @@ Body = dict[str, Any]
 
 TIMEOUT = 10.0  # seconds, where a request names none
 TOTAL_TIMEOUT = 45.0
+MOST_VALUES = 100_000  # in one body: a request needs few, and millions would take all memory
+MOST_FETCHED = 256
 
 
 class BadRequest(Exception):
@@ -57,6 +59,8 @@ class Notebook:
 
 def decode(body: bytes) -> Body:
     """A JSON object, or BadRequest."""
+    if _values(body) > MOST_VALUES:
+        raise BadRequest(f"body has more than {MOST_VALUES} values", 400)
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except RecursionError:
@@ -133,8 +137,11 @@ def _files(body: Body) -> dict[str, bytes]:
             continue
         if not isinstance(text, str):
             raise BadRequest(f"file {short(name)} is {short(text)}, expected base64 or null")
+        place = _place(name)
+        if place in files:
+            raise BadRequest(f"files has two names for {short(place)}")
         try:
-            files[_place(name)] = _bytes(text)
+            files[place] = _bytes(text)
         except ValueError as error:
             raise BadRequest(f"file {short(name)} is not base64: {line(error)}") from error
     return files
@@ -146,7 +153,12 @@ def _fetch(body: Body) -> dict[str, str]:
         return {}
     if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
         raise BadRequest(f"fetch_files is {short(given)}, expected a list of paths")
-    return {name: _place(name) for name in given}
+    if len(given) > MOST_FETCHED:
+        raise BadRequest(f"fetch_files has {len(given)} paths, expected at most {MOST_FETCHED}")
+    places = {name: _place(name) for name in given}
+    if len(set(places.values())) < len(places):  # each would get the file once more
+        raise BadRequest("fetch_files has two names for one file")
+    return places
 
 
 def _place(name: str) -> str:
@@ -192,9 +204,17 @@ def _whole(body: Body, name: str, default: int) -> int:
 
 def _request_id(body: Body) -> str | int | None:
     value = body.get("request_id")
-    if isinstance(value, bool) or not isinstance(value, str | int | None) or len(repr(value)) > 300:
+    if isinstance(value, bool) or not isinstance(value, str | int | None) or len(str(value)) > 256:
         raise BadRequest(f"request_id is {short(value)}, expected at most 256 characters")
     return value
+
+
+def _values(body: bytes) -> int:
+    """About how many values the JSON has: the commas outside of strings, found without parsing."""
+    bare = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    if bare.count(b'"') > 4 * MOST_VALUES:  # a key and a string have four
+        return MOST_VALUES + 1
+    return sum(part.count(b",") for part in bare.split(b'"')[::2])
 
 
 def _bytes(text: str) -> bytes:

@@ -16,15 +16,16 @@ from pathlib import Path
 import uvicorn
 
 from sandbox.box import Sandbox
-from sandbox.front import HEAD_BYTES, Protocol
+from sandbox.front import HEAD_BYTES, TICK, Protocol
 from sandbox.results import SandboxError
-from sandbox.service import Service, Settings
+from sandbox.service import GRACE, Service, Settings
 
 TOKEN = "SANDBOX_TOKEN"
 TOKEN_LENGTH = 16  # characters at least
 IDLE_SECONDS = 75  # longer than clients keep a connection, so that it is they who close it
 BACKLOG = 1024
 HURRY_SECONDS = 1.0
+SLOW_SECONDS = 3.0  # for answers that are being read when all else has ended
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,13 @@ def serve(box: Sandbox, address: Address, settings: Settings) -> int:
         # Connections inherit it. asyncio sets it only where a socket names its protocol, and
         # without it every answer waits 40 ms for the other side's acknowledgement.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return asyncio.run(_serve(box, settings, token, sock))
+        level = box.level  # waits here, where a signal still ends us
+        return asyncio.run(_serve(box, settings, token, sock, level))
 
 
-async def _serve(box: Sandbox, settings: Settings, token: str | None, sock: socket.socket) -> int:
-    level = await asyncio.to_thread(lambda: box.level)
+async def _serve(
+    box: Sandbox, settings: Settings, token: str | None, sock: socket.socket, level: str
+) -> int:
     service = Service(box, settings, token)
     config = uvicorn.Config(
         service.front,
@@ -71,7 +74,7 @@ async def _serve(box: Sandbox, settings: Settings, token: str | None, sock: sock
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=2,  # all is answered by then, this is for slow readers
+        timeout_graceful_shutdown=2,  # all is answered by then, this is for closing
         h11_max_incomplete_event_size=HEAD_BYTES,
     )
     server = _Server(config)
@@ -106,7 +109,8 @@ def _on_signals(
 
     async def drain() -> None:
         # Waiting for a processor may double a program's deadline.
-        await service.drain(2 * settings.max_timeout + 15)
+        await service.drain(2 * settings.max_timeout + GRACE)
+        await _wait_for_readers(server)
         server.should_exit = True
 
     def told() -> None:
@@ -117,6 +121,22 @@ def _on_signals(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told)
+
+
+async def _wait_for_readers(server: uvicorn.Server) -> None:
+    """A little; who has not read the answer by then is cut off."""
+    seconds = SLOW_SECONDS
+    while slow := [
+        found
+        for found in server.server_state.connections
+        if isinstance(found, Protocol) and found.read_timer is not None
+    ]:
+        if seconds <= 0:
+            for connection in slow:
+                connection.cut_off()
+            return
+        seconds -= TICK
+        await asyncio.sleep(TICK)
 
 
 class _Server(uvicorn.Server):

@@ -6,6 +6,9 @@
     GET    /v1/ping, /v1/status, /metrics
 
 A program holds its place until it has ended, also where its caller has hung up.
+
+Whoever has a place is answered within twice its time-out (waiting for a processor may
+double that) and GRACE seconds, whatever happens; GET /v1/status tells the numbers.
 """
 
 import asyncio
@@ -24,8 +27,8 @@ from starlette.routing import Route
 
 from sandbox import cells, fusion, orders
 from sandbox.box import Sandbox
-from sandbox.front import Front, Gone, read_body, refusal, reply, unless_gone
-from sandbox.gate import Ending, Full, Gate, Late
+from sandbox.front import GONE, READ_SECONDS, Front, Gone, read_body, refusal, reply, unless_gone
+from sandbox.gate import Bodies, Ending, Full, Gate, Late
 from sandbox.metrics import CONTENT_TYPE, Metrics
 from sandbox.orders import BadRequest, Body, line
 from sandbox.results import Busy, Result, SandboxError
@@ -34,9 +37,12 @@ from sandbox.session import Session
 # Callers give a program run + compile + 10 s. What has not begun after this many seconds
 # more than the compile time-out would be answered to nobody.
 PATIENCE = 5.0
+GRACE = 30.0  # a slot that starts, fetched files, a second attempt
 BODY_SECONDS = 30.0
-FETCH_SECONDS = 10.0  # for what surrounds a notebook's cells
-FETCH_BYTES = 8 << 20
+BODIES = 16  # of the greatest length that may be held at a time
+LARGE = 1 << 20  # bytes from which a body is decoded beside the loop
+CELLS = 8  # of one session that may wait for those before
+HANG_UP_SECONDS = 0.02  # in which a caller who does not stay for the answer is noticed
 STATUSES: dict[type[Exception], int] = {Full: 503, Busy: 503, Ending: 503, Late: 504}
 T = TypeVar("T")
 
@@ -62,12 +68,21 @@ class Held:
     timeout: float
     turn: asyncio.Lock
     expiry: asyncio.TimerHandle | None = None
+    cells: "set[asyncio.Task[Body]]" = dataclasses.field(default_factory=set)
     last_id: str | int | None = None
     last: "asyncio.Task[Body] | None" = None
 
+    @property
+    def waiting(self) -> int:
+        """Cells that wait for those before."""
+        return max(0, len(self.cells) - 1)
+
     def answer(self, request_id: str | int | None) -> "asyncio.Task[Body] | None":
         """The last cell where it is asked for again: an answer was lost, it must run once."""
-        return self.last if request_id is not None and request_id == self.last_id else None
+        if request_id is None or request_id != self.last_id or self.last is None:
+            return None
+        refused = self.last.done() and (self.last.cancelled() or self.last.exception() is not None)
+        return None if refused else self.last
 
 
 class Service:
@@ -77,14 +92,15 @@ class Service:
         self._box = box
         self._settings = settings
         self._loop = asyncio.get_running_loop()
-        # Twice the workers: a worker never waits for this loop to hand it the next job.
-        self._gate = Gate(2 * settings.workers, settings.queue)
+        # No place without a worker: whoever has one begins at once.
+        self._gate = Gate(settings.workers, settings.queue)
+        self._bodies = Bodies(BODIES * settings.max_body)
         self._held: dict[str, Held] = {}
         self._tasks: set[asyncio.Future[Any]] = set()  # the loop itself keeps none alive
         self._level = box.level
         self._gauges = {
             "running": lambda: box.load[0],
-            "waiting": lambda: self._gate.waiting + box.load[1],
+            "waiting": self._waiting,
             "sessions": lambda: len(self._held),
         }
         self._metrics = Metrics(self._level, self._gauges)
@@ -118,10 +134,16 @@ class Service:
         self, handler: Callable[[Request, Body], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def read_and_handle(request: Request) -> Response:
-            body = await read_body(request, self._settings.max_body, BODY_SECONDS)
-            return await handler(request, orders.decode(body))
+            with self._bodies.hold() as take:
+                return await handler(request, await self._read(request, take))
 
         return read_and_handle
+
+    async def _read(self, request: Request, take: Callable[[int], None]) -> Body:
+        body = await read_body(request, self._settings.max_body, BODY_SECONDS, take)
+        if len(body) < LARGE:
+            return orders.decode(body)
+        return await asyncio.to_thread(orders.decode, body)
 
     async def _ping(self, request: Request) -> Response:
         return Response('"pong"', media_type="application/json")
@@ -135,7 +157,15 @@ class Service:
             {
                 **{name: read() for name, read in self._gauges.items()},
                 "workers": self._settings.workers,
-                "limits": dataclasses.asdict(self._settings),
+                "limits": {
+                    **dataclasses.asdict(self._settings),
+                    "fetch_files": orders.MOST_FETCHED,
+                    "values": orders.MOST_VALUES,
+                    "upload": BODY_SECONDS,
+                    "patience": PATIENCE,
+                    "grace": GRACE,
+                    "download": READ_SECONDS,
+                },
                 "report": report,
             }
         )
@@ -164,15 +194,19 @@ class Service:
         # The place is the program's, not its caller's, who may hang up long before.
         future.add_done_callback(partial(self._loop.call_soon_threadsafe, self._ended))
         try:
-            result = await asyncio.wrap_future(future)
+            result = await _in_time(asyncio.wrap_future(future), program.timeout)
         except SandboxError as error:
-            return self._failure(error)
+            if not future.done():  # else it is counted already, also for callers who have gone
+                self._metrics.failed()
+            return fusion.failure(line(error))
         return fusion.reply(result, program.fetch, self._settings.memory_mb)
 
     def _ended(self, future: "Future[Result]") -> None:
         self._gate.leave()
-        if not future.cancelled() and future.exception() is None:
+        if future.exception() is None:
             self._metrics.ran(future.result())
+        else:
+            self._metrics.failed()
 
     def _failure(self, error: SandboxError) -> Body:
         """Our own failure, told as Fusion tells it. What is only a full queue goes on as such."""
@@ -189,9 +223,12 @@ class Service:
     async def _notebook(self, asked: orders.Notebook) -> Body:
         await self._gate.enter(asked.total_timeout + PATIENCE)
         try:
-            session = self._box.session(timeout=max(asked.total_timeout, FETCH_SECONDS), echo=True)
+            session = self._box.session(
+                timeout=max(asked.total_timeout, cells.FILES_SECONDS), echo=True
+            )
             try:
-                return await self._run_cells(session, asked)
+                work = cells.run_all(session, asked, self._metrics.ran)
+                return await _in_time(work, asked.total_timeout)
             finally:
                 await asyncio.to_thread(session.close)
         except SandboxError as error:
@@ -199,34 +236,9 @@ class Service:
         finally:
             self._gate.leave()
 
-    async def _run_cells(self, session: Session, asked: orders.Notebook) -> Body:
-        mark = secrets.token_hex(16)
-        begun = await _cell(session, cells.start(mark, asked.files), FETCH_SECONDS)
-        if begun.status != "ok":
-            last = begun.stderr.rstrip().rpartition("\n")[2]
-            raise BadRequest(f"files could not be put in place: {begun.status} {last}")
-        results: list[Result] = []
-        replies: list[Body] = []
-        left = asked.total_timeout
-        for code in asked.cells:
-            if left <= 0:
-                break
-            result = await _cell(session, code, min(left, asked.cell_timeout or left))
-            left -= result.seconds
-            self._metrics.ran(result)
-            stdout, values = cells.shown(result.stdout, mark)
-            results.append(result)
-            replies.append(fusion.cell_reply(result, values, stdout))
-        answer = fusion.notebook_reply(replies, results, len(results) < len(asked.cells))
-        answer["files"] = {
-            name: fusion.base64_text(data)
-            for name, place in asked.fetch.items()
-            if (data := await _fetch(session, place)) is not None
-        }
-        return answer
-
     async def _open(self, request: Request, body: Body) -> Response:
         timeout, seed, echo = orders.session(body, self._settings.max_timeout)
+        await unless_gone(request, asyncio.sleep(HANG_UP_SECONDS))
         if len(self._held) >= self._settings.sessions:
             raise Full(f"{len(self._held)} sessions are open already")
         try:
@@ -242,26 +254,46 @@ class Service:
         key = request.path_params["key"]
         held = self._found(key)
         code, timeout, request_id = orders.cell(body, self._settings.max_timeout)
+        timeout = timeout or held.timeout
         task = held.answer(request_id)
         if task is None:
-            task = self._keep(self._hold(key, held, code, timeout or held.timeout))
+            if held.waiting >= CELLS:
+                raise Full(f"{held.waiting} cells of the session wait already")
+            task = self._keep(self._cell_in_turn(key, held, code, timeout))
             held.last_id, held.last = request_id, task
-        return _echoing(await unless_gone(request, _wait(task)), request_id)
+            held.cells.add(task)
+            task.add_done_callback(held.cells.discard)
+        most = PATIENCE + 3 * timeout + GRACE
+        return _echoing(await unless_gone(request, _wait(task, most)), request_id)
 
-    async def _hold(self, key: str, held: Held, code: str, timeout: float) -> Body:
+    async def _cell_in_turn(self, key: str, held: Held, code: str, timeout: float) -> Body:
         """One cell, when its turn comes. It goes on if its caller hangs up: the state needs it."""
-        async with held.turn:
-            if held.expiry is not None:
-                held.expiry.cancel()
-            try:
-                result = await _cell(held.session, code, timeout)
-            except SandboxError as error:
-                self._end(key)
-                return self._failure(error)
-            finally:
-                self._touch(key)
+        with self._bodies.hold() as take:
+            take(len(code))
+            async with held.turn:
+                self._found(key)
+                if held.expiry is not None:
+                    held.expiry.cancel()
+                try:
+                    return await self._cell_with_place(key, held, code, timeout)
+                finally:
+                    self._touch(key)
+
+    async def _cell_with_place(self, key: str, held: Held, code: str, timeout: float) -> Body:
+        await self._gate.enter(timeout + PATIENCE)
+        try:
+            result = await cells.run(held.session, code, timeout)
+        except SandboxError as error:
+            self._end(key)
+            return self._failure(error)
+        finally:
+            self._gate.leave()
         self._metrics.ran(result)
         return fusion.reply(result, {}, self._settings.memory_mb)
+
+    def _waiting(self) -> int:
+        cells_waiting = sum(held.waiting for held in self._held.values())
+        return self._gate.waiting + self._box.load[1] + cells_waiting
 
     async def _delete(self, request: Request) -> Response:
         key = request.path_params["key"]
@@ -295,35 +327,30 @@ class Service:
         return task
 
 
-async def _cell(session: Session, code: str, timeout: float) -> Result:
-    return await asyncio.wrap_future(session.submit(code, timeout))
+async def _in_time(work: Awaitable[T], timeout: float) -> T:
+    """What comes of a job with this time-out. Raises SandboxError where it takes for ever."""
+    most = 2 * timeout + GRACE
+    try:
+        async with asyncio.timeout(most):
+            return await work
+    except TimeoutError:
+        raise SandboxError(f"the sandbox has not answered within {most:g} s") from None
 
 
-async def _fetch(session: Session, place: str) -> bytes | None:
-    """A file of the session's, or None. Raises BadRequest where it is too long."""
-    data = bytearray()
-    while True:
-        result = await _cell(session, cells.fetch(place, len(data)), FETCH_SECONDS)
-        if result.truncated_bytes:
-            raise SandboxError("output_kb is too small to fetch files, expected at least 64")
-        chunk = cells.fetched(result.stdout)
-        if chunk is None:
-            return None
-        data += chunk
-        if len(chunk) < cells.CHUNK:
-            return bytes(data)
-        if len(data) > FETCH_BYTES:
-            raise BadRequest(f"file {line(repr(place))} has more than {FETCH_BYTES} bytes")
-
-
-async def _wait(task: "asyncio.Task[T]") -> T:
-    return await asyncio.shield(task)
+async def _wait(task: "asyncio.Task[T]", seconds: float) -> T:
+    """What the task returns; it goes on where it takes longer. Raises Late."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.shield(task)
+    except TimeoutError:
+        words = f"the cell has not ended within {seconds:g} s: ask again with its request_id"
+        raise Late(words) from None
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
     """Any refusal as one line of JSON."""
     if isinstance(error, Gone):
-        return Response(status_code=499)  # nobody reads it
+        return Response(status_code=GONE)
     status = getattr(error, "status", None) or STATUSES.get(type(error), 500)
     if isinstance(error, HTTPException):
         return refusal(f"{request.method} {request.url.path}: {error.detail}", error.status_code)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sandbox import Result, SandboxError, balance, client, endpoint
+from sandbox import Result, SandboxError, balance, client, endpoint, front, service
 from sandbox.breaker import Breaker
 from sandbox.client import RemoteSandbox
 from sandbox.orders import Body
@@ -67,9 +67,10 @@ def held() -> Iterator[threading.Event]:
 
 
 def test_a_server_may_take_as_long_as_it_promises(monkeypatch):
-    # A place after the deadline + 5 s, a job ahead of ours, each up to twice its deadline.
-    assert client.answer_seconds(12.0) >= 12 + 5 + 24 + 24
-    monkeypatch.setattr(client, "GRACE", 0.0)
+    promised = service.BODY_SECONDS + (12 + service.PATIENCE) + (24 + service.GRACE)
+    assert client.answer_seconds(12.0) >= promised + front.READ_SECONDS
+    for part in ("SENT", "GRACE", "READ"):
+        monkeypatch.setattr(client, part, 0.0)
     asked = []
 
     def slow(path: str, body: Body) -> Answer:

@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -22,6 +22,9 @@ from sandbox.tiers import tier
 
 MOST_SESSIONS = 256
 MOST_SEED = 2**32 - 1  # numpy takes no more
+MOST_SECONDS = 86_400  # of a program's deadline
+LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes, of what Linux takes
+LEAST_MEMORY = 32  # MB with which any program can begin
 
 
 class Sandbox:
@@ -53,12 +56,20 @@ class Sandbox:
         sizes = {"workers": workers, "memory_mb": memory_mb, "timeout": timeout}
         sizes |= {"output_kb": output_kb, "scratch_mb": scratch_mb, "queue": queue}
         for name, value in sizes.items():
+            if name != "timeout" and not isinstance(value, int):
+                raise TypeError(f"{name} is {value!r}, expected a whole number")
             if not 0 < value < math.inf:
                 raise SandboxError(f"{name} is {value}, expected more than 0")
+        if memory_mb < LEAST_MEMORY:
+            raise SandboxError(
+                f"memory_mb is {memory_mb}, expected {LEAST_MEMORY} at least: Python needs it"
+            )
+        _check_timeout(timeout)
         check_memory(workers, memory_mb + scratch_mb)
         self._timeout = timeout
         self._preload = tuple(preload)
         self._sessions = 0
+        self._owner = os.getpid()
         self._scratch: Scratch | None = Scratch(mode=0o711)
         config = {
             "name": f"sandbox-{os.getpid()}-{secrets.token_hex(4)}",
@@ -72,7 +83,10 @@ class Sandbox:
             "preload": self._preload,
             "cores": list(cores),
         }
-        self._link = Link(config, environment())
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._scratch.remove)
+            self._link = Link(config, environment())
+            undo.pop_all()
         self._pool = Pool(self._link.slot, workers, queue)
 
     @property
@@ -108,6 +122,8 @@ class Sandbox:
         fetch: Sequence[str] = (),
     ) -> Result:
         """Runs a program to its end. Raises SandboxError where we failed, twice."""
+        if self._pool.calling_back:
+            raise SandboxError("run was called in a callback of an answer: use submit there")
         return self.submit(code, stdin, timeout, seed, files, fetch).result()
 
     def submit(
@@ -124,9 +140,14 @@ class Sandbox:
         `files` are put into its working directory first, those of `fetch` read back.
         Raises Busy where `queue` programs wait already.
         """
+        self._check_owner()
         limit = self._check(timeout, seed)
+        for what, text in (("code", code), ("stdin", stdin or "")):
+            if not isinstance(text, str):
+                raise TypeError(f"{what} is {type(text).__name__}, expected str")
         for name in (*(files or ()), *fetch):
             _check_name(name)
+        _check_together(files or ())
         message: Message = {
             "code": code,
             "stdin": stdin,
@@ -138,7 +159,7 @@ class Sandbox:
         answer: Future[Result] = Future()
         answer.set_running_or_notify_cancel()
         try:
-            self._attempt(answer, message, retries=1)
+            self._attempt(answer, message)
         except PoolFull as error:
             raise Busy(str(error)) from error
         return answer
@@ -151,6 +172,7 @@ class Sandbox:
         """
         if not kernel.LINUX:
             raise SandboxError("sessions need Linux: use run, or a server (sandbox.client)")
+        self._check_owner()
         settings = {"timeout": self._check(timeout, seed), "seed": seed, "echo": echo}
         if self._sessions >= MOST_SESSIONS:
             raise Busy(f"{self._sessions} sessions are open, at most {MOST_SESSIONS} may be")
@@ -160,8 +182,11 @@ class Sandbox:
         )
 
     def close(self) -> None:
-        """Ends everything; programs still running or queued fail with SandboxError."""
-        if self._scratch is not None:
+        """Ends everything; programs still running or queued fail with SandboxError.
+
+        In a process forked from its owner's it does nothing: it is not that one's to end.
+        """
+        if self._scratch is not None and self._owner == os.getpid():
             scratch, self._scratch = self._scratch, None
             with contextlib.ExitStack() as last:
                 last.callback(scratch.remove)
@@ -175,32 +200,40 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _check_owner(self) -> None:
+        """Its threads and descriptors are not there in a forked process."""
+        if self._owner != os.getpid():
+            raise SandboxError(
+                f"this sandbox is of process {self._owner}, from which this one was forked: "
+                "make another one here"
+            )
+
     def _session_closed(self) -> None:
         self._sessions -= 1
 
     def _check(self, timeout: float | None, seed: int) -> float:
         limit = self._timeout if timeout is None else timeout
-        if not 0 < limit < math.inf:
-            raise SandboxError(f"timeout is {limit}, expected more than 0")
+        _check_timeout(limit)
         if not 0 <= seed <= MOST_SEED:
             raise SandboxError(f"seed is {seed}, expected 0 to {MOST_SEED}")
         return limit
 
-    def _attempt(self, answer: "Future[Result]", message: Message, retries: int) -> None:
+    def _attempt(self, answer: "Future[Result]", message: Message, again: bool = False) -> None:
         # Waiting for a processor may double a deadline: see watch._waited_for_cpu.
         seconds = 2 * message["timeout"] + SLACK
         try:
-            reply = self._pool.submit(message, seconds, tier(message["code"], self._preload))
+            kind = tier(message["code"], self._preload)
+            reply = self._pool.submit(message, seconds, kind, again=again)
         except (PoolClosed, FrameError) as error:
             answer.set_exception(SandboxError(str(error)))
             return
-        reply.add_done_callback(partial(self._settle, answer, message, retries))
+        reply.add_done_callback(partial(self._settle, answer, message, again))
 
     def _settle(
         self,
         answer: "Future[Result]",
         message: Message,
-        retries: int,
+        again: bool,
         reply: "Future[Message]",
     ) -> None:
         """A Result, a second attempt, or a SandboxError: exactly one of them."""
@@ -210,8 +243,8 @@ class Sandbox:
                 answer.set_result(self._result(reply.result()))
             elif isinstance(error, OutOfMemory):
                 answer.set_result(Result("memory", "", "", -9, 0.0, 0.0, 0, self._link.level))
-            elif retries and not isinstance(error, StartError | PoolClosed):
-                self._attempt(answer, message, retries - 1)
+            elif not again and not isinstance(error, StartError | PoolClosed):
+                self._attempt(answer, message, again=True)
             else:
                 raise error
         except Exception as reason:  # nobody else would tell the one who waits
@@ -224,6 +257,11 @@ class Sandbox:
         return Result(**fields, level=self._link.level)
 
 
+def _check_timeout(seconds: float) -> None:
+    if not 0 < seconds <= MOST_SECONDS:
+        raise SandboxError(f"timeout is {seconds}, expected more than 0, at most {MOST_SECONDS}")
+
+
 def _check_levels(least: str, most: str) -> None:
     for name, value in (("min_level", least), ("max_level", most)):
         if value not in LEVELS:
@@ -233,6 +271,25 @@ def _check_levels(least: str, most: str) -> None:
 
 
 def _check_name(name: str) -> None:
-    parts = name.split("/")
-    if not name or "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise SandboxError(f"file name {name!r}: expected a relative path below the program's own")
+    """One that can be made, and lies below the program's own directory."""
+    if not name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        text = "expected a relative path below the program's own"
+        raise SandboxError(f"file name {name!r}: {text}")
+    try:
+        parts = name.encode().split(b"/")
+    except UnicodeEncodeError:
+        raise SandboxError(f"file name {name!r}: expected text that UTF-8 can hold") from None
+    if max(map(len, parts)) > LONGEST_NAME or len(name.encode()) > LONGEST_PATH:
+        raise SandboxError(
+            f"file name {name[:40]!r}...: expected at most {LONGEST_NAME} bytes in each part, "
+            f"{LONGEST_PATH} in all"
+        )
+
+
+def _check_together(names: Collection[str]) -> None:
+    """None of them is the directory of another."""
+    for name in names:
+        parts = name.split("/")
+        for count in range(1, len(parts)):
+            if (above := "/".join(parts[:count])) in names:
+                raise SandboxError(f"files: {above!r} cannot be a file and the folder of {name!r}")

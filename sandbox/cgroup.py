@@ -71,9 +71,16 @@ class Group:
         """An open file for count_ooms, in whatever process it is inherited by."""
         return self._fds[-1]
 
+    def close_joins(self) -> None:
+        """Closes join_fds(), in this process: others have them by now."""
+        self._close(len(self._fds) - 1)
+
     def close(self) -> None:
         """Closes the open files, in this process."""
-        fds, self._fds = self._fds, []
+        self._close(len(self._fds))
+
+    def _close(self, count: int) -> None:
+        fds, self._fds = self._fds[:count], self._fds[count:]
         for fd in fds:
             os.close(fd)
 

@@ -5,10 +5,12 @@ waits on descriptor 3 for its job. What it then runs is sandbox.program's.
 """
 
 import base64
+import contextlib
+import errno
 import os
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sandbox import kernel, landlock, limits, messages, notebook, program, seccomp
@@ -16,6 +18,7 @@ from sandbox.plan import Plan
 
 # Without a /proc of our own: a process may look at itself, not at the network or others.
 OWN_PROC = ("cmdline", "fd", "limits", "maps", "stat", "statm", "status")
+PIECE = 1 << 18  # characters of standard input
 JOB = 3  # the descriptor on which a child hears what to run
 
 
@@ -56,9 +59,12 @@ def become(walls: Walls, fds: Sequence[int]) -> None:
         messages.write(job, {"failed": traceback.format_exc().strip().splitlines()[-1]})
         os._exit(1)
     try:
-        _run(walls, messages.read(job))
+        with _naming("the program with its standard input and files", walls):
+            message = messages.read(job)
+        _run(walls, message)
     except BaseException as error:
-        os.write(2, f"not run: {error}\n".encode("utf-8", "backslashreplace"))
+        reason = str(error) or type(error).__name__
+        os.write(2, f"not run: {reason}\n".encode("utf-8", "backslashreplace"))
     finally:
         os._exit(1)  # what the slot has on its stack is not for this process to unwind
 
@@ -94,22 +100,28 @@ def _drop_privileges(plan: Plan) -> None:
     kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
 
 
-def _filter_without_namespaces(walls: Walls, processes: bool) -> None:
-    """Nothing but the filter keeps its signals in; only a session's cells need a fork."""
-    own = os.getpid()
-    seccomp.install(seccomp.assemble(walls.machine, processes=processes, own_pid=own))
+def _filter_without_namespaces(walls: Walls, session: bool) -> None:
+    """Only a session's cells need a fork, after which no filter can know their ids.
+
+    So where Landlock does not keep signals in they can send some to their group only.
+    """
+    own = 0 if session else os.getpid()
+    scoped = session and landlock.abi() >= landlock.KEEPS_SIGNALS
+    bpf = seccomp.assemble(walls.machine, processes=session, own_pid=own, scoped=scoped)
+    seccomp.install(bpf)
 
 
 def _run(walls: Walls, job: messages.Message | None) -> None:
     if job is None:  # the slot has ended
         os._exit(1)
     if walls.plan.walls and not walls.plan.jail:
-        _filter_without_namespaces(walls, processes="open" in job)
+        _filter_without_namespaces(walls, session="open" in job)
     if "code" in job:
         os.close(JOB)
-        _put(job["files"])
+        # Out of the job: the memory that they take is the program's from here on.
+        _put(job.pop("files"), walls)
         if job["stdin"]:
-            _read_from(job["stdin"])
+            _read_from(job.pop("stdin"), walls)
         limits.limit_cpu(job["timeout"])
         program.run(job["code"], job["seed"])
     session = job["open"]
@@ -117,17 +129,52 @@ def _run(walls: Walls, job: messages.Message | None) -> None:
     notebook.serve(JOB, session["seed"], session["echo"])
 
 
-def _put(files: dict[str, str]) -> None:
+class NotRun(Exception):
+    """What keeps a program from being run: one line, for its stderr."""
+
+
+@contextlib.contextmanager
+def _naming(what: str, walls: Walls) -> Iterator[None]:
+    """Raises NotRun where `what` cannot be had."""
+    try:
+        yield
+    except MemoryError:
+        room = f"the memory of {walls.memory >> 20} MB"
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise NotRun(f"{what}: {error.strerror}") from error
+        room = "the space for files"
+    except UnicodeError as error:
+        raise NotRun(f"{what}: {error}") from error
+    else:
+        return
+    raise NotRun(f"{what} does not fit into {room}")
+
+
+def _put(files: dict[str, str], walls: Walls) -> None:
     """The job's files, into the working directory. Their names were checked by the caller."""
-    for name, data in files.items():
-        os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
-        with open(name, "xb") as file:
-            file.write(base64.b64decode(data))
+    for name, text in files.items():
+        with _naming(f"file {name!r} of {_size(text)} bytes", walls):
+            os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+            with open(name, "xb") as file:
+                file.write(base64.b64decode(text))
 
 
-def _read_from(text: str) -> None:
+def _size(text: str) -> int:
+    """Of what this base64 stands for."""
+    return len(text) // 4 * 3 - text.count("=", -2)
+
+
+def _read_from(text: str, walls: Walls) -> None:
     """Makes `text` the standard input: a file without a name, so that it may be of any size."""
-    with tempfile.TemporaryFile() as file:
-        file.write(text.encode("utf-8", "surrogatepass"))
+    size = sum(map(len, _pieces(text)))
+    with _naming(f"standard input of {size} bytes", walls), tempfile.TemporaryFile() as file:
+        file.writelines(_pieces(text))
         file.seek(0)
         os.dup2(file.fileno(), 0)
+
+
+def _pieces(text: str) -> Iterator[bytes]:
+    """All of it in UTF-8, never in memory as a whole."""
+    for start in range(0, len(text), PIECE):
+        yield text[start : start + PIECE].encode("utf-8", "surrogatepass")

@@ -1,18 +1,18 @@
 """The daemon: owns zygotes and slots, runs no program and holds no secret.
 
-    python -m sandbox.daemon CONFIG CONTROL      started by exec from sandbox.link
+    python -m sandbox.daemon      started by exec from sandbox.link
 
-On the descriptor CONTROL it says {"ready": true, level...} or {"error": ...} once, then
-takes {"slot": index, "tier": n} with the slot's socket, and {"kill": index}. It ends
-with the trainer, however that ends, and with it everything below it: its children are
-told by the kernel, orphans come to it, and what it made on the machine (cgroups, the
-scratch directories of slots without a jail) is removed.
+On its stdin, a socket, it is given its configuration, says {"ready": true, level...} or
+{"error": ...} once, then takes {"slot": index, "tier": n} with the slot's socket, and
+{"kill": index, "gone": whether nobody holds that socket any more}. It ends with the
+trainer, however that ends, and with it everything below it: its children are told by
+the kernel, orphans come to it, and what it made on the machine (cgroups, the scratch
+directories of slots without a jail) is removed.
 """
 
 import contextlib
 import dataclasses
 import importlib.util
-import json
 import os
 import select
 import signal
@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from sandbox import cgroup, kernel, messages, probe, zygote
+from sandbox import cgroup, descriptors, kernel, messages, probe, zygote
 from sandbox.advice import advice
 from sandbox.messages import Message
 from sandbox.plan import LEVELS, Plan, plans, rank
@@ -33,6 +33,7 @@ PROBE_MEMORY = 128 << 20  # bytes that the slot of the probe may have, so that t
 PROBE = 0  # the index of its slot; the trainer counts from 1
 OVERHEAD = 64 << 20  # bytes of a slot's own, and what its forks copy
 PROCESSES = 256  # of a slot, where a cgroup counts them
+STARTS = 3  # of a zygote that dies before it is up
 
 
 class Refusal(Exception):
@@ -41,12 +42,17 @@ class Refusal(Exception):
 
 @dataclasses.dataclass
 class Zygote:
-    """`waiting` are slots asked for before it is up."""
+    """`waiting` are slots asked for before it is up; `deaths` came before that, in a row."""
 
     control: socket.socket
     up: bool = False
     failed: str = ""
+    deaths: int = 0
     waiting: list[tuple[int, socket.socket]] = dataclasses.field(default_factory=list)
+
+    @property
+    def fd(self) -> int:
+        return self.control.fileno()  # -1 once it was given up
 
 
 @dataclasses.dataclass
@@ -68,7 +74,8 @@ class Daemon:
         self._trainer = trainer
         self._zygotes: list[Zygote] = []
         self._slots: dict[int, Record] = {}
-        self._wake = _wake_on_signals()
+        self._wake = descriptors.wake_on_signals()
+        self._files = descriptors.allow_many()
         self._limit = config["memory"] + config["quota"] + OVERHEAD
         self._common = Scratch.adopt(config["scratch"])
         self._den = Scratch(config["scratch"], 0o711)
@@ -112,7 +119,7 @@ class Daemon:
             poller = select.poll()
             for fd in (self._control.fileno(), self._trainer, self._wake):
                 poller.register(fd, select.POLLIN)
-            controls = {zygote.control.fileno(): zygote for zygote in self._zygotes}
+            controls = {zygote.fd for zygote in self._zygotes if zygote.fd >= 0}
             for fd in controls:
                 poller.register(fd, select.POLLIN)
             for fd, _ in poller.poll():
@@ -122,8 +129,8 @@ class Daemon:
                     return
                 if fd == self._control.fileno() and not self._take_request():
                     return
-                if fd in controls and controls[fd] in self._zygotes:
-                    self._hear(controls[fd])
+                if fd in controls:  # unless it has been heard, or given up, meanwhile
+                    self._hear_all()
             self._reap()
 
     def close(self) -> None:
@@ -131,11 +138,11 @@ class Daemon:
         sweep(False)
         for index in list(self._slots):
             self._forget(index)
+        self._den.remove()
+        if descriptors.readable(self._trainer):  # also what an earlier daemon of its has left
+            self._common.remove()
         if self._tree is not None:
             self._tree.remove()
-        self._den.remove()
-        if _ended(self._trainer):  # also what an earlier daemon of its has left
-            self._common.remove()
 
     def _try(self, plan: Plan) -> Verdict:
         """Attacks a slot of this plan. Leaves no process of it."""
@@ -171,9 +178,8 @@ class Daemon:
         ours, theirs = socket.socketpair()
         self._first = os.fork()
         if self._first == 0:
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
+            descriptors.sleep_on_signals()
+            descriptors.keep_only(zygote.DAEMON + 1, theirs.fileno(), self._files)
             zygote.run(settings, theirs)
         theirs.close()
         self._plan = plan
@@ -203,10 +209,7 @@ class Daemon:
         if message is None:
             return False
         if "kill" in message:
-            record = self._slots.get(message["kill"])
-            if record is not None:
-                record.doomed = True
-                self._end_if_doomed(record)
+            self._end_slot(message["kill"], message["gone"])
             return True
         with socket.socket(fileno=fds[0]) as sock:
             found = self._zygotes[message["tier"]]
@@ -227,7 +230,19 @@ class Daemon:
             fds += [group.ooms_fd, *group.join_fds()]
         record = self._slots[index] = Record(group, self._zygotes[tier])
         _send(self._zygotes[tier].control, {"slot": index}, fds)
+        if group is not None:
+            group.close_joins()
         return record
+
+    def _end_slot(self, index: int, gone: bool) -> None:
+        """`gone`: neither it nor its nurse lives; its birth has been told, if there was one."""
+        if gone:
+            self._hear_all()
+        if (record := self._slots.get(index)) is not None:
+            record.doomed = True
+            self._end_if_doomed(record)
+            if gone and record.pid is None:  # a dead nurse's: its end will never be told
+                self._forget(index)
 
     def _hear(self, zygote: Zygote) -> None:
         """What a zygote says of itself, or a nurse of the slot it has made."""
@@ -236,7 +251,7 @@ class Daemon:
         except (messages.FrameError, ConnectionError):
             message = None
         if message is None:
-            self._replace_from(self._zygotes.index(zygote))
+            self._lost(self._zygotes.index(zygote))
         elif "born" in message:
             self._born(message["born"], message["pid"])
         else:
@@ -259,17 +274,27 @@ class Daemon:
         record.pid = pid
         self._end_if_doomed(record)
 
-    def _replace_from(self, tier: int) -> None:
-        """A zygote has ended, and with it those forked from it: they are started again."""
-        gone = self._zygotes[tier:]
-        del self._zygotes[tier:]
-        if tier == 0:
-            self._launch(self._plan)
-        else:
-            self._grow()
-        for old, new in zip(gone, self._zygotes[tier:], strict=True):
-            self._bury(old)
-            new.waiting = old.waiting
+    def _lost(self, tier: int) -> None:
+        """A zygote has ended, and with it those forked from it: they are started again.
+
+        One that always dies before it is up is given up.
+        """
+        lost = self._zygotes[tier:]
+        if lost[0].up:
+            lost[0].deaths = 0
+        elif tier == 0 or self._zygotes[tier - 1].up:  # else it was never forked
+            lost[0].deaths += 1
+        hopeless = lost[0].deaths >= STARTS
+        if not hopeless:
+            del self._zygotes[tier:]
+            self._grow() if tier else self._launch(self._plan)
+        for old, new in zip(lost, self._zygotes[tier:], strict=True):
+            if old.fd >= 0:
+                self._bury(old)
+            new.waiting, new.deaths = old.waiting, old.deaths
+        if hopeless:
+            name = f"{self._config['preload'][tier - 1]} of preload" if tier else "zygote"
+            self._settle(tier, f"{name}: the process that imports it ended, {STARTS} times")
 
     def _bury(self, zygote: Zygote) -> None:
         """Hears its last births; the other slots that it was asked for will never be."""
@@ -296,8 +321,7 @@ class Daemon:
                 if self._slot_of(pid) is None:
                     # A nurse tells of a birth before the slot can be ours to reap.
                     self._hear_all()
-                index = self._slot_of(pid)
-                if index is not None:
+                if (index := self._slot_of(pid)) is not None:
                     self._forget(index)
 
     def _slot_of(self, pid: int) -> int | None:
@@ -305,32 +329,36 @@ class Daemon:
 
     def _hear_all(self) -> None:
         for found in list(self._zygotes):
-            while found in self._zygotes and select.select([found.control], [], [], 0)[0]:
+            while found in self._zygotes and found.fd >= 0 and descriptors.readable(found.fd):
                 self._hear(found)
 
     def _forget(self, index: int) -> None:
         group = self._slots.pop(index).group
+        if not self._plan.jail:
+            self._end_orphans()  # they are still in its group
         ooms = 0
         if group is not None:
-            ooms = cgroup.count_ooms(group.ooms_fd)
-            group.remove()
+            try:
+                ooms = cgroup.count_ooms(group.ooms_fd)
+                group.remove()
+            except OSError as error:  # one more try when all has ended
+                print(error, file=sys.stderr, flush=True)
+            finally:
+                group.close()
         if index != PROBE:
             _send(self._control, {"ended": index, "ooms": ooms})
-        if not self._plan.jail:
-            self._end_orphans()
-            self._remove_left_over(f"slot-{index}")
+        # It removes its own directory, unless it was killed.
+        if not self._plan.jail and (name := f"slot-{index}") in os.listdir(self._den.fd):
+            self._den.discard(name)
 
     def _end_orphans(self) -> None:
         """Without a pid namespace a program can outlive its slot; it is then our child."""
         if self._zygotes:
-            self._hear_all()  # of births: those are no orphans
-            slots = [slot.pid for slot in self._slots.values() if slot.pid is not None]
-            sweep_strangers([self._first, *slots])
+            sweep_strangers(self._children)
 
-    def _remove_left_over(self, name: str) -> None:
-        """A slot without a jail removes its own directory, unless it was killed."""
-        if name in os.listdir(self._den.fd):
-            self._den.discard(name)
+    def _children(self) -> list[int]:
+        self._hear_all()  # who was ours to reap when the sweep looked has had its birth told
+        return [self._first, *(slot.pid for slot in self._slots.values() if slot.pid is not None)]
 
 
 def _send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
@@ -339,42 +367,14 @@ def _send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> Non
         messages.send(sock, message, fds)
 
 
-def _watch(trainer: int) -> int | None:
-    """Tells of the trainer's end, see kernel.watch; None where it has ended before we began."""
-    try:
-        watched = kernel.watch(trainer)
-    except ProcessLookupError:
-        return None
-    return watched if os.getppid() == trainer else None
-
-
-def _remove_empty(scratch: str) -> None:
-    """The common directory of a trainer that has ended: nobody else will do it."""
-    with contextlib.suppress(OSError):
-        os.rmdir(scratch)
-
-
-def _ended(pidfd: int) -> bool:
-    return bool(select.select([pidfd], [], [], 0)[0])
-
-
-def _wake_on_signals() -> int:
-    """A descriptor that tells of SIGTERM and SIGCHLD, which otherwise interrupt nothing."""
-    told, tell = os.pipe()
-    for fd in (told, tell):
-        os.set_blocking(fd, False)
-    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, lambda number, frame: None)
-    return told
-
-
-def main(argv: Sequence[str]) -> int:
+def main() -> int:
     """Returns the exit status."""
-    config, control = json.loads(argv[0]), socket.socket(fileno=int(argv[1]))
-    trainer = _watch(config["trainer"])
+    control = descriptors.take_stdin()
+    config = messages.receive(control)[0] or {}  # it was sent before we were started
+    trainer = descriptors.watch_parent(config["trainer"])
     if trainer is None:
-        _remove_empty(config["scratch"])
+        with contextlib.suppress(OSError):  # nobody else will do it
+            os.rmdir(config["scratch"])
         return 1
     kernel.adopt_orphans()
     os.chdir("/")
@@ -395,4 +395,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -6,7 +6,6 @@ session of its own, so that Ctrl-C in the terminal does not reach it.
 
 import contextlib
 import itertools
-import json
 import os
 import select
 import signal
@@ -52,9 +51,7 @@ class Slot:
         """It has ended, or it has said that its last answer was its last."""
         if self._over:
             return True
-        poller = select.poll()
-        poller.register(self._socket.fileno(), 0)
-        return bool(poller.poll(0))
+        return self._hung_up()
 
     def start(self) -> None:
         """Waits until it is ready. Raises WorkerDied, or StartError where no slot ever will be."""
@@ -79,15 +76,22 @@ class Slot:
         with self._stopping:
             if not self._over:
                 self._over = True
+                gone = self._hung_up()
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
-                self._link.end(self._index)
+                self._link.end(self._index, gone)
 
     def close(self) -> None:
         """Stops it and releases the socket; for the owning thread only."""
         self.stop()
         self._socket.close()
         self._link.forget(self._index)
+
+    def _hung_up(self) -> bool:
+        """Nobody is left at the other end."""
+        poller = select.poll()
+        poller.register(self._socket.fileno(), 0)
+        return bool(poller.poll(0))
 
     def _talk(self, message: Message | None, seconds: float) -> Message:
         deadline = time.monotonic() + seconds
@@ -113,7 +117,7 @@ class Link:
 
     def __init__(self, config: dict[str, Any], env: dict[str, str]) -> None:
         self._name = config["name"]
-        self._config = json.dumps(config)
+        self._config = config
         self._env = env
         self._lock = threading.Lock()
         self._sending = threading.Lock()
@@ -174,10 +178,10 @@ class Link:
                     return Slot(self, index, ours)
         raise WorkerDied(f"the sandbox's daemon ended: {self.last_words()}")
 
-    def end(self, index: int) -> None:
-        """Has a slot killed, should it not have ended by itself."""
+    def end(self, index: int, gone: bool) -> None:
+        """Has a slot killed; `gone`: it has ended by itself, or never came to be."""
         with contextlib.suppress(OSError), self._sending:  # the daemon is gone, and it with it
-            messages.send(self._control, {"kill": index})
+            messages.send(self._control, {"kill": index, "gone": gone})
 
     def ooms(self, index: int) -> int:
         """How many kills for want of memory a slot has seen that has ended just now."""
@@ -215,14 +219,14 @@ class Link:
             undo.callback(ours.close)
             # A file, not a pipe: nobody needs to drain it.
             self._stderr = undo.enter_context(tempfile.TemporaryFile())
-            command = [sys.executable, "-s", "-P", "-m", "sandbox.daemon", self._config]
+            # Not as an argument: programs see those, and they shall be the same for all.
+            messages.send(ours, self._config)
             self._process = subprocess.Popen(
-                [*command, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-s", "-P", "-m", "sandbox.daemon"],
+                stdin=theirs.fileno(),
                 stdout=self._stderr,
                 stderr=self._stderr,
                 env=self._env,
-                pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
             self._control = ours

@@ -5,7 +5,8 @@
                      cell killed: the holder tells the slot and waits for the next cell
 
 So a cell that is killed leaves the state that it found. A cell that has started threads
-forks once more: the new holder is without them. What comes from this process is as
+forks once more: the new holder is without them. A fork made by the cell itself ends at
+the end of the cell's code, as at that of a program. What comes from this process is as
 little to be trusted as any program's output: the slot checks it, and all that it says
 bears the number of the cell.
 """
@@ -15,16 +16,16 @@ import ast
 import os
 import random
 import signal
-import sys
 import types
 import warnings
-from collections.abc import Callable
+from typing import Any
 
 from sandbox import limits, messages, program
 
 program.OURS.add(__file__)
 
 _exit, _fork, _getpid, _waitpid = os._exit, os.fork, os.getpid, os.waitpid
+_setsid = os.setsid
 _threads, _pause = _thread._count, signal.pause
 _read, _write = messages.read, messages.write
 _getstate, _setstate = random.getstate, random.setstate
@@ -42,9 +43,12 @@ def serve(job: int, seed: int, echo: bool) -> None:
         number = order["number"]
         pid = _fork_alike()
         if pid == 0:
-            _write(job, {"pid": _getpid(), "number": number})
+            cell = _getpid()
+            _write(job, {"pid": cell, "number": number})
             limits.limit_cpu(message["timeout"], order["most"])
             status = _run_cell(message["cell"], f"cell_{number}.py", main, echo)
+            if _getpid() != cell:  # a fork that the cell has made, and that has gone on to here
+                program.finish(status)
             if _threads() > left:
                 left = _leave_threads()
                 _write(job, {"pid": _getpid(), "number": number})
@@ -63,6 +67,7 @@ def _fork_alike() -> int:
         pid = _fork()
     if pid == 0:
         _setstate(state)
+        _setsid()  # a signal to its group does not end the state before it
     return pid
 
 
@@ -76,26 +81,16 @@ def _leave_threads() -> int:
 
 def _run_cell(source: str, name: str, main: types.ModuleType, echo: bool) -> int:
     """The exit status that a program of this source would have. Output is flushed."""
-    reserve = program.hold_back()
     source = source.removeprefix("\ufeff")
     program.keep_source(source, name)
-    status = 0
-    try:
-        for code in _compile(source, name, echo):
-            exec(code, vars(main))
-    except SystemExit as stop:
-        status = program.exit_status(stop.code)
-    except BaseException as error:
-        reserve.close()
-        status = 130 if isinstance(error, KeyboardInterrupt) else 1
-        program.report(error)
-    for stream in (sys.stdout, sys.stderr):
-        flush: Callable[[], None] | None = getattr(stream, "flush", None)
-        if flush is not None and not getattr(stream, "closed", False):
-            flush()
-    if not reserve.closed:
-        reserve.close()
-    return status
+    reserve = program.hold_back()
+    status = program.attempt(lambda: _execute(_compile(source, name, echo), vars(main)), reserve)
+    return program.flush() or status
+
+
+def _execute(codes: list[types.CodeType], names: dict[str, Any]) -> None:
+    for code in codes:
+        exec(code, names)
 
 
 def _compile(source: str, name: str, echo: bool) -> list[types.CodeType]:

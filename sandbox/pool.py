@@ -102,6 +102,7 @@ class Pool:
         self._waiting = 0
         self._running = 0
         self._living: set[Worker] = set()
+        self._closing: set[threading.Thread] = set()
         self._threads = [
             # Daemons: a pool that nobody closed must not keep the interpreter from ending.
             threading.Thread(target=self._manage, args=(warm,), name=f"pool-{n}", daemon=True)
@@ -116,6 +117,11 @@ class Pool:
         with self._lock:
             return self._running, self._waiting
 
+    @property
+    def calling_back(self) -> bool:
+        """This is a callback of a job: to wait for another might be to wait for itself."""
+        return threading.current_thread() in self._threads
+
     def submit(
         self,
         message: Message,
@@ -123,10 +129,12 @@ class Pool:
         kind: Hashable = None,
         workers: Workers | None = None,
         prepare: Callable[[Worker], None] | None = None,
+        again: bool = False,
     ) -> "Future[Message]":
         """Queues `message`; the future holds the reply, or a WorkerError.
 
-        `timeout` (seconds) counts from the moment a ready worker takes the job.
+        `timeout` (seconds) counts from the moment a ready worker takes the job. A job
+        that is tried `again` had its place: it finds one in a full queue too.
         Safe from any thread. Raises FrameError for a message that fits no frame,
         PoolFull and PoolClosed.
         """
@@ -135,7 +143,7 @@ class Pool:
         with self._lock:
             if self._closed:
                 raise PoolClosed("the pool is closed")
-            if self._limit is not None and self._waiting >= self._limit:
+            if self._limit is not None and self._waiting >= self._limit and not again:
                 raise PoolFull(f"{self._waiting} jobs wait already, {self._limit} are allowed")
             self._waiting += 1
             self._jobs.put(Job(message, timeout, future, kind, workers, prepare))
@@ -150,19 +158,17 @@ class Pool:
     def close(self) -> None:
         """Ends the workers and waits for that; unanswered jobs fail with PoolClosed."""
         with self._lock:
-            first, self._closed = not self._closed, True
+            self._closed = True
+            # Callbacks of several places may close it: no two of them wait for each other.
+            self._closing.add(threading.current_thread())
+            others = [thread for thread in self._threads if thread not in self._closing]
             living = list(self._living)
-        if first:
-            for _ in self._threads:
-                self._jobs.put(None)
+        self._jobs.put(None)
         for worker in living:
             worker.stop()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
+        for thread in others:
+            thread.join()
         self._drop_queue()
-        if threading.current_thread() in self._threads:  # called back: its turn to end is later
-            self._jobs.put(None)
         with self._lock:
             left = list(self._living)  # of owners who did not release them
         for worker in left:
@@ -187,9 +193,14 @@ class Pool:
             try:
                 if job.future.set_running_or_notify_cancel():
                     self._answer(own if job.workers is None else job.workers, job)
+            except BaseException as error:  # SystemExit of a callback: this place serves others too
+                thread = threading.current_thread()
+                told = (type(error), error, error.__traceback__, thread)
+                threading.excepthook(threading.ExceptHookArgs(told))
             finally:
                 with self._lock:
                     self._running -= 1
+        self._jobs.put(None)  # for the next place
         self.release(own)
 
     def _answer(self, workers: Workers, job: Job) -> None:
@@ -239,3 +250,4 @@ class Pool:
                 job = self._jobs.get_nowait()
                 if job is not None and job.future.set_running_or_notify_cancel():
                     job.future.set_exception(PoolClosed("the pool was closed"))
+        self._jobs.put(None)  # for a place that has called back, and ends later

@@ -115,6 +115,8 @@ print(json.dumps({
     "read": attempt(lambda: open(asked["file"]).close()),
     "list": attempt(lambda: os.listdir(asked["directory"])),
     "write": attempt(lambda: open(os.path.join(asked["directory"], "x"), "w").close()),
+    "truncate": attempt(os.truncate, asked["file"], 0),
+    "cut": attempt(os.open, asked["file"], os.O_ACCMODE | os.O_TRUNC),  # neither read nor write
     "signal": attempt(os.kill, asked["pid"], 15),
     "privileges": privileges,
     "namespace": attempt(call, "unshare", 0x10000000),
@@ -215,7 +217,7 @@ def _judge(answers: dict, plan: Plan, bait: Bait, grouped: bool) -> Verdict:
     if answers["broken"]:
         return Verdict("", f"programs break: {answers['broken'][0]}", plan)
     survived = bait.process_lives
-    files = [answers[name] for name in ("read", "list", "write")]
+    files = [answers[name] for name in ("read", "list", "write", "truncate", "cut")]
     network = [answers[name] for name in ("tcp", "unix", "route")]
     calls = [answers[name] for name in ("namespace", "keyring")]
     proofs = {

@@ -6,6 +6,7 @@ and the traceback is the program's own: right line numbers, no frame of ours.
 
 import ast
 import atexit
+import contextlib
 import gc
 import importlib.abc
 import importlib.machinery
@@ -21,6 +22,7 @@ import threading
 import traceback
 import types
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 NAME = "main.py"
@@ -29,6 +31,7 @@ RESERVE = 16 << 20  # address space given back before a MemoryError is printed
 _exit, _write, _kill, _getpid = os._exit, os.write, os.kill, os.getpid
 _join_threads: Callable[[], None] = vars(threading)["_shutdown"]
 _run_atexit = atexit._run_exitfuncs
+_builtin_hook = sys.excepthook
 
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -115,20 +118,16 @@ def keep_source(source: str, name: str = NAME) -> None:
 
 def run(source: str, seed: int) -> None:
     """Runs the program and ends the process. Does not return."""
-    reserve = hold_back()
     main = prepare(seed)
     source = source.removeprefix("\ufeff")  # the mark that some editors put first
     keep_source(source)
-    status = 0
-    try:
-        exec(compile(source, NAME, "exec", dont_inherit=True), vars(main))
-    except SystemExit as stop:
-        status = exit_status(stop.code)
-    except BaseException as error:
-        reserve.close()
-        status = 130 if isinstance(error, KeyboardInterrupt) else 1
-        report(error)
-    _finish(status)
+    reserve = hold_back()
+    body = partial(_execute, source, vars(main))
+    finish(attempt(body, reserve))
+
+
+def _execute(source: str, names: dict[str, Any]) -> None:
+    exec(compile(source, NAME, "exec", dont_inherit=True), names)
 
 
 def hold_back() -> mmap.mmap:
@@ -173,45 +172,99 @@ def _out_of_time(number: int, frame: types.FrameType | None) -> None:
     try:
         sys.stdout.flush()
     finally:
-        _kill(_getpid(), number)
+        try:
+            _kill(_getpid(), number)
+        except PermissionError:  # a session's filter: see child
+            _kill(0, number)
 
 
-def exit_status(code: object) -> int:
+def attempt(body: Callable[[], object], reserve: mmap.mmap | None = None) -> int:
+    """The exit status that a program of this `body` would have; what it raised is told."""
+    error: BaseException | None = None
+    try:
+        body()
+    except BaseException as raised:
+        error = raised  # told of below, so that it is no context of what its report may raise
+    if reserve is not None:
+        reserve.close()
+    return 0 if error is None else _tell(error)
+
+
+def _tell(error: BaseException) -> int:
+    """The exit status. Raises nothing: what the program has done by now is not to be lost."""
+    try:
+        _drop_our_frames(error)
+        if isinstance(error, SystemExit):
+            return _exit_status(error.code)
+        failure = _call_hook(error)
+        if isinstance(failure, SystemExit):
+            return _exit_status(failure.code)
+        if failure is not None:
+            _drop_our_frames(failure)
+            for part in ("Error in sys.excepthook:", failure, "\nOriginal exception was:", error):
+                _print(part)
+    except BaseException as reason:  # as the interpreter, which is silent then
+        if isinstance(error, MemoryError) or isinstance(reason, MemoryError):
+            with contextlib.suppress(OSError):
+                _write(2, b"MemoryError\n")
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _call_hook(error: BaseException) -> BaseException | None:
+    """What the program's sys.excepthook raised."""
+    if vars(sys).get("excepthook") is _builtin_hook:
+        # That one looks for main.py on disk; this one asks linecache.
+        _print(error)
+        return None
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    except BaseException as failure:
+        return failure
+
+
+def _print(part: BaseException | str) -> None:
+    if sys.stderr is None:  # both of these would take stdout
+        return
+    if isinstance(part, str):
+        print(part, file=sys.stderr)
+    else:
+        traceback.print_exception(part)
+
+
+def _drop_our_frames(error: BaseException) -> None:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in OURS:
+        trace = trace.tb_next
+    error.__traceback__ = trace
+
+
+def _exit_status(code: object) -> int:
     """What the interpreter makes of SystemExit's argument."""
     if code is None:
         return 0
     if isinstance(code, int):
         return code & 0xFF if -(2**63) <= code < 2**63 else 255
-    print(code, file=sys.stderr)
+    _print(str(code))
     return 1
 
 
-def report(error: BaseException) -> None:
-    """The program's own traceback on stderr, through its sys.excepthook if it set one."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename in OURS:
-        trace = trace.tb_next
-    error = error.with_traceback(trace)
-    try:
-        if sys.excepthook is sys.__excepthook__:
-            # The built-in hook looks for main.py on disk; this one asks linecache.
-            traceback.print_exception(error)
-        else:
-            sys.excepthook(type(error), error, trace)
-    except MemoryError:
-        _write(2, b"MemoryError\n")
+def flush() -> int:
+    """0, or the exit status of a program whose output could not be written."""
+    failed = [attempt(partial(_flush, name)) for name in ("stdout", "stderr")]
+    for name in ("__stdout__", "__stderr__"):  # the program may have put others in their place
+        with contextlib.suppress(Exception):  # and taken these apart
+            vars(sys)[name].flush()
+    return 120 if any(failed) else 0
 
 
-def _finish(status: int) -> None:
+def _flush(name: str) -> None:
+    stream = getattr(sys, name, None)
+    if stream is not None and not getattr(stream, "closed", False):
+        stream.flush()
+
+
+def finish(status: int) -> None:
     """The interpreter's own order: threads, atexit, flush; then no further Python."""
-    try:
-        _join_threads()
-        _run_atexit()
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None and not stream.closed:
-                stream.flush()
-    except BaseException as error:
-        report(error)
-        status = status or 120
-    finally:
-        _exit(status)
+    attempt(_join_threads)
+    attempt(_run_atexit)
+    _exit(flush() or status)

@@ -1,6 +1,6 @@
 """A seccomp filter for Python programs: what it does not name, they cannot call.
 
-    install(assemble(platform.machine(), processes=True, own_pid=None))
+    install(assemble(platform.machine(), processes=True, own_pid=None))  # in a jail
 
 The filter is classic BPF, put together here. It decides by the number of the call and,
 for the calls in _rules, by the arguments that are passed in registers; what a pointer
@@ -74,8 +74,9 @@ REASONS = {
 }
 
 
-BY_PATH = (
-    *("chmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchownat"),
+# What Landlock does not know. An open file is enough for some, also one that may only be read.
+UNKNOWN_TO_LANDLOCK = (
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "lchown", "fchown", "fchownat"),
     *("utime", "utimes", "futimesat", "utimensat"),
 )
 
@@ -84,21 +85,24 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def assemble(machine: str, *, processes: bool, own_pid: int | None) -> bytes:
+def assemble(machine: str, *, processes: bool, own_pid: int | None, scoped: bool = False) -> bytes:
     """The filter for `machine` (as platform.machine() says it), ready for install().
 
     `processes`: whether programs may start processes; threads they always may.
-    `own_pid`: None where a pid namespace keeps signals in. Otherwise signals reach the
-    process of that id only, and its group, which must be one of its own.
+    `own_pid`: None in a jail. Otherwise signals reach the process of that id only (none
+    for 0), and its group, which must be one of its own; and what Landlock does not know
+    is kept from the files of others. `scoped`: Landlock keeps signals in, to whomever.
     ValueError for a machine without tables, or an id that is none.
     """
     if machine not in NUMBERS:
         raise ValueError(f"machine is {machine!r}, expected one of {', '.join(NUMBERS)}")
-    if own_pid is not None and own_pid <= 0:
-        raise ValueError(f"own_pid is {own_pid}, expected a process id or None")
+    if own_pid is not None and own_pid < 0:
+        raise ValueError(f"own_pid is {own_pid}, expected a process id, 0 or None")
     decisions = dict.fromkeys(ALLOWED, _verdict(ALLOW))
     decisions |= dict.fromkeys(REFUSED, _refuse(errno.EPERM))
-    decisions |= _rules(processes, own_pid)
+    decisions |= _rules(processes) | _signals(None if scoped else own_pid)
+    if own_pid is not None:
+        decisions |= _outside()
     numbers = NUMBERS[machine]
     cases = {numbers[name]: block for name, block in decisions.items() if name in numbers}
     # The second table of x86_64 (x32) begins at bit 30: beyond all numbers, so ENOSYS.
@@ -140,11 +144,11 @@ def _seccomp(operation: int, argument: object) -> None:
     kernel.call("syscall", *map(ctypes.c_long, (number, operation, 0)), argument)
 
 
-def _rules(processes: bool, own_pid: int | None) -> dict[str, Block]:
+def _rules(processes: bool) -> dict[str, Block]:
     """The calls that depend on arguments or on what was asked for."""
     allow, refuse = _verdict(ALLOW), _refuse(errno.EPERM)
     itself = _only(0, (0,))
-    rules = {
+    return {
         "clone": _clone(processes),
         **dict.fromkeys(("fork", "vfork", "execve"), allow if processes else refuse),
         # Where processes are allowed it does not exist: the C library then executes
@@ -175,11 +179,22 @@ def _rules(processes: bool, own_pid: int | None) -> dict[str, Block]:
             ("sched_setaffinity", "sched_setscheduler", "sched_setattr", "sched_setparam"), itself
         ),
     }
-    if own_pid is not None:
-        # Without a jail Landlock is all that keeps files away, and it does not know these.
+
+
+def _outside() -> dict[str, Block]:
+    """Without a jail Landlock is all that keeps files away: here is what it lets pass."""
+    # Before version 3 a file may be cut by path, or while it is opened for no writing.
+    cut = (os.O_TRUNC | os.O_RDONLY, os.O_TRUNC | os.O_ACCMODE)
+    flags = dict.fromkeys(cut, _refuse(errno.EPERM))
+    mask = os.O_TRUNC | os.O_ACCMODE
+    opening = ((AND, 0, 0, mask), *_switch(flags, _verdict(ALLOW)))
+    return {
+        "truncate": _refuse(errno.EPERM),
+        "open": _argument(1, opening),
+        "openat": _argument(2, opening),
         # They do nothing and say no error, so that copying a file with its mode still works.
-        rules |= dict.fromkeys(BY_PATH, _refuse(0))
-    return rules | _signals(own_pid)
+        **dict.fromkeys(UNKNOWN_TO_LANDLOCK, _refuse(0)),
+    }
 
 
 def _signals(own_pid: int | None) -> dict[str, Block]:

@@ -7,9 +7,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from sandbox.messages import Message
-from sandbox.pool import Pool, StartError, Worker, WorkerDied, WorkerError, Workers
-from sandbox.results import Result, SandboxError
+from sandbox.messages import FrameError, Message
+from sandbox.pool import Pool, PoolFull, StartError, Worker, WorkerDied, WorkerError, Workers
+from sandbox.results import Busy, Result, SandboxError
 
 SLACK = 10.0  # seconds that a slot may take beyond its own deadlines
 
@@ -44,10 +44,16 @@ class Session:
 
     def run(self, code: str, timeout: float | None = None) -> Result:
         """Runs a cell to its end. Raises SandboxError where we failed, twice."""
+        if self._pool.calling_back:
+            raise SandboxError("run was called in a callback of an answer: use submit there")
         return self.submit(code, timeout).result()
 
     def submit(self, code: str, timeout: float | None = None) -> "Future[Result]":
-        """Queues a cell behind the earlier ones; from any thread."""
+        """Queues a cell behind the earlier ones; from any thread.
+
+        Raises Busy where the sandbox can take no more. A cell that waited for an earlier
+        one may find it so in its turn: then its future holds that.
+        """
         most = self._settings["timeout"]
         limit = most if timeout is None else timeout
         if not 0 < limit <= most:
@@ -59,6 +65,8 @@ class Session:
                 raise SandboxError("the session is closed")
             self._queue.append(({"cell": code, "timeout": limit}, answer, 1))
         self._next()
+        if answer.done() and isinstance(refused := answer.exception(), Busy):
+            raise refused
         return answer
 
     def close(self) -> None:
@@ -84,20 +92,25 @@ class Session:
         self.close()
 
     def _next(self) -> None:
-        """Gives the pool the next cell, if none of ours runs."""
-        with self._lock:
-            if self._busy or not self._queue:
+        """Gives the pool the next cell, if none of ours runs; another, if it takes that not."""
+        while True:
+            with self._lock:
+                if self._busy or not self._queue:
+                    return
+                self._busy = True
+                message, answer, retries = self._queue.popleft()
+            seconds = 2 * message["timeout"] + SLACK
+            try:
+                reply = self._pool.submit(
+                    message, seconds, self._tier, self._workers, self._prepare, again=not retries
+                )
+            except (WorkerError, FrameError) as error:
+                self._free()
+                kind = Busy if isinstance(error, PoolFull) else SandboxError
+                answer.set_exception(kind(str(error)))
+            else:
+                reply.add_done_callback(partial(self._settle, message, answer, retries))
                 return
-            self._busy = True
-            message, answer, retries = self._queue.popleft()
-        try:
-            reply = self._pool.submit(
-                message, 2 * message["timeout"] + SLACK, self._tier, self._workers, self._prepare
-            )
-        except WorkerError as error:
-            self._done(message, answer, 0, error)
-            return
-        reply.add_done_callback(partial(self._settle, message, answer, retries))
 
     def _prepare(self, worker: Worker) -> None:
         """Opens the interpreter in a new slot and brings it to where the last one was."""
@@ -106,8 +119,8 @@ class Session:
             raise StartError(opened["refused"])
         for message in self._history:
             reply = worker.ask(message, 2 * message["timeout"] + SLACK)
-            if not reply["alive"]:
-                raise WorkerDied("a cell that had worked ended the interpreter when run again")
+            if not (reply["alive"] and reply["advanced"]):
+                raise WorkerDied("a cell that had worked came to no end when run again")
 
     def _settle(
         self,
@@ -116,16 +129,26 @@ class Session:
         retries: int,
         reply: "Future[Message]",
     ) -> None:
+        """The next cell may run before the caller acts on this one."""
         error = reply.exception()
-        if error is not None:
-            self._done(message, answer, retries, error)
-            return
         try:
-            result = self._result(message, dict(reply.result()))
+            if error is None:
+                result = self._result(message, dict(reply.result()))
+                tell = partial(answer.set_result, result)
+            elif retries and not self._closed and isinstance(error, WorkerError):
+                with self._lock:
+                    self._queue.appendleft((message, answer, retries - 1))
+                tell = None
+            else:
+                raise error
         except Exception as reason:  # nobody else would tell the one who waits
-            self._done(message, answer, 0, reason)
-            return
-        self._finish(lambda: answer.set_result(result))
+            failure = SandboxError(f"the session failed: {reason}")
+            failure.__cause__ = reason
+            tell = partial(answer.set_exception, failure)
+        self._free()
+        if tell is not None:
+            tell()
+        self._next()
 
     def _result(self, message: Message, fields: Message) -> Result:
         advanced = fields.pop("advanced")  # else the state is still that before the cell
@@ -137,24 +160,10 @@ class Session:
             self._history.append(message)
         return Result(**fields, level=self._level())
 
-    def _done(
-        self, message: Message, answer: "Future[Result]", retries: int, error: BaseException
-    ) -> None:
-        if retries and not self._closed and isinstance(error, WorkerError):
-            with self._lock:
-                self._queue.appendleft((message, answer, retries - 1))
-            self._finish(lambda: None)
-            return
-        failure = SandboxError(f"the session failed: {error}")
-        failure.__cause__ = error
-        self._finish(lambda: answer.set_exception(failure))
-
-    def _finish(self, tell: Callable[[], None]) -> None:
-        """The next cell may run before the caller acts on this one."""
+    def _free(self) -> None:
+        """No cell of ours runs."""
         with self._lock:
             self._busy = False
             closed = self._closed
         if closed:
             self._pool.release(self._workers)
-        tell()
-        self._next()

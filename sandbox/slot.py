@@ -30,6 +30,7 @@ from sandbox.watch import Run, lives
 
 START_SECONDS = 60.0
 LIFE = 2000  # programs that a slot runs before a fresh one takes its place
+CPU_CLOCK = 2  # of a process, as clock_getcpuclockid(3) composes it
 FETCH_BYTES = 8 << 20  # of all files that one program's caller reads back
 
 
@@ -157,7 +158,7 @@ class Slot:
             raise Infrastructure("a cell came before the session was opened")
         self.number += 1
         _drop(child.job)
-        ooms = self.ooms()
+        ooms, reaped = self.ooms(), _reaped_seconds(holder)
         ending = kernel.watch(holder)
         run = Run(
             holder,
@@ -171,7 +172,8 @@ class Slot:
         )
         spoiled = False
         try:
-            os.kill(holder, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(holder, signal.SIGCONT)
             deadline = time.monotonic() + timeout
             messages.write(child.job, {"most": self.most, "number": self.number}, deadline)
             wire.relay(sock, child.job, self.buffers.chunk, deadline)
@@ -182,19 +184,23 @@ class Slot:
             os.close(ending)
         if run.never_began and not lives(holder, os.getpid()):
             raise Infrastructure("the session's process ended between two cells")
-        result = self._after_cell(run, holder, ooms)
+        cpu = _reaped_seconds(holder) - reaped
+        result = self._after_cell(run, holder, ooms, cpu)
         self.holder = holder = result.pop("holder")
         alive = not spoiled and lives(holder, os.getpid())
         if alive:  # what it would do between two cells nobody would answer for
             os.kill(holder, signal.SIGSTOP)
         return result | {"alive": alive}
 
-    def _after_cell(self, run: Run, holder: int, ooms: int) -> Message:
-        """Keeps the process that has the state to go on from, and nothing else."""
+    def _after_cell(self, run: Run, holder: int, ooms: int, cpu: float) -> Message:
+        """Keeps the process that has the state to go on from, and nothing else.
+
+        `cpu`: seconds of a cell that its session's process has waited for.
+        """
         seconds = time.monotonic() - run.started
         intact = run.pid != holder and not run.late and lives(holder, os.getpid())
         done, code = _end_of_cell(run.news or {}, intact)
-        cpu = _cpu_seconds(run.pid) if run.pid != holder else 0.0
+        cpu += sum(_cpu_seconds(pid) + _reaped_seconds(pid) for pid in run.met)
         holder = run.pid if done else holder
         sweep_but(holder, self.jailed)
         run.finish()
@@ -316,8 +322,18 @@ def _next_pid_is_two() -> None:
 
 
 def _cpu_seconds(pid: int) -> float:
+    """Of all threads of a process, also of those that have ended."""
     try:
-        with open(f"/proc/{pid}/schedstat") as file:
-            return int(file.read().split()[0]) / 1e9
-    except (OSError, IndexError):
+        return time.clock_gettime(~pid << 3 | CPU_CLOCK)
+    except OSError:  # it has ended
         return 0.0
+
+
+def _reaped_seconds(pid: int) -> float:
+    """Of the descendants that a process has waited for, in the kernel's ticks."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from sandbox import kernel
 
@@ -35,10 +35,13 @@ def sweep(jailed: bool, ended: Ended | None = None) -> None:
             ended[pid] = (status, usage.ru_utime + usage.ru_stime)
 
 
-def sweep_strangers(known: Collection[int]) -> None:
-    """Ends the children that we have adopted: all but the `known`, with what is below them."""
+def sweep_strangers(known: Callable[[], Collection[int]]) -> None:
+    """Ends the children that we have adopted: all but the known, with what is below them.
+
+    `known` is asked after each look: it may hear then of who has become our child.
+    """
     while strangers := {pid for pid, parent in _parents().items() if parent == os.getpid()} - {
-        *known
+        *known()
     }:
         _signal(strangers, signal.SIGKILL)
         for pid in strangers:
@@ -117,7 +120,10 @@ def _parents() -> dict[int, int]:
 
 
 def _parents_by_proc(names: Iterable[str] | None = None) -> dict[int, int]:
-    """Without zombies of others: those have ended, and are for their parents to reap."""
+    """Without zombies of others: those have ended, and are for their parents to reap.
+
+    A zombie with more than one thread is but the first of them: the others run on.
+    """
     parents, me = {}, os.getpid()
     for name in filter(str.isdigit, names or os.listdir("/proc")):
         try:
@@ -125,7 +131,7 @@ def _parents_by_proc(names: Iterable[str] | None = None) -> dict[int, int]:
                 fields = file.read().rpartition(b")")[2].split()
         except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
             continue
-        if fields[0] != b"Z" or int(fields[1]) == me:
+        if fields[0] != b"Z" or int(fields[1]) == me or int(fields[17]) > 1:
             parents[int(name)] = int(fields[1])
     return parents
 

@@ -26,4 +26,5 @@ def imported(source: str) -> set[str]:
 def tier(source: str, preload: Sequence[str]) -> int:
     """The number of preloaded modules that the program's zygote should have."""
     names = imported(source)
-    return max((n for n, name in enumerate(preload, 1) if name in names), default=0)
+    tops = [name.partition(".")[0] for name in preload]
+    return max((n for n, top in enumerate(tops, 1) if top in names), default=0)

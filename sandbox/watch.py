@@ -37,6 +37,7 @@ class Run:
     number: int = 0
     started: float = field(default_factory=time.monotonic)
     ended: Ended = field(default_factory=dict)
+    met: list[int] = field(default_factory=list)  # the processes that the cell has gone on in
     news: Message | None = None  # a session's last word
     heard: bool = False  # a session's process has said anything at all
     late: bool = False
@@ -131,6 +132,7 @@ class Run:
         """The cell's process: only a child of the session's, or of the cell's before."""
         if isinstance(pid, int) and _parent(pid) in (self.holder, self.pid):
             self.pid = pid
+            self.met.append(pid)
 
     def _say_late(self) -> None:
         """SIGXCPU: the program flushes what it has printed, and ends."""

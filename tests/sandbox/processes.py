@@ -59,6 +59,21 @@ def with_argument(text: str) -> set[int]:
     return found
 
 
+def forked() -> set[int]:
+    """Ids of all processes of all sandboxes; only what a program has executed is missing."""
+    return with_argument("sandbox.daemon")
+
+
+def daemons() -> set[int]:
+    """Ids of the daemons of this process's sandboxes."""
+    return forked().intersection(children(os.getpid()))
+
+
+def clan(pids: Iterable[int]) -> set[int]:
+    """Processes and all that is below them."""
+    return set(pids).union(*map(descendants, pids))
+
+
 def groups(trainer: int) -> list[str]:
     """Directories of control groups that the sandboxes of `trainer` have made."""
     top = "/sys/fs/cgroup"

@@ -4,14 +4,17 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from sandbox import Busy, Result, Sandbox, SandboxError, pool
+from sandbox.messages import FrameError
 from tests.sandbox.processes import all_gone, children, eventually, kill, kin
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,6 +89,17 @@ def test_what_may_wait_is_bounded():
         assert eventually(lambda: box.load == (0, 0))
 
 
+def test_a_second_attempt_needs_no_place_in_a_full_queue():
+    with small(queue=1) as box:
+        assert box.run("print(0)").stdout == "0\n"
+        (slot,) = kin(box._link.pid)["slot"]
+        running = box.submit("import time; time.sleep(1); print(1)")
+        assert eventually(lambda: box.load == (1, 0))
+        waiting = box.submit("print(2)")
+        kill(slot)
+        assert (running.result().stdout, waiting.result().stdout) == ("1\n", "2\n")
+
+
 def test_a_future_cannot_be_cancelled(box):
     future = box.submit("print(1)")
     assert not future.cancel() and future.result().stdout == "1\n"
@@ -118,19 +132,24 @@ def test_a_program_whose_slot_dies_twice_is_our_failure_not_a_result():
         ({"timeout": 0}, "timeout is 0, expected more than 0"),
         ({"timeout": float("inf")}, "timeout is inf, expected"),
         ({"timeout": float("nan")}, "timeout is nan, expected"),
+        ({"timeout": 1e7}, "timeout is 10000000.0, expected more than 0, at most 86400"),
         ({"memory_mb": -1}, "memory_mb is -1, expected"),
+        ({"memory_mb": 31}, "memory_mb is 31, expected 32 at least"),
         ({"output_kb": 0}, "output_kb is 0, expected"),
         ({"scratch_mb": 0}, "scratch_mb is 0, expected"),
         ({"queue": 0}, "queue is 0, expected"),
+        ({"memory_mb": 0.5}, "memory_mb is 0.5, expected a whole number"),
+        ({"output_kb": 64.0}, "output_kb is 64.0, expected a whole number"),
+        ({"cores": [{1}]}, "message is not JSON"),
         ({"workers": 100_000}, "are available here: fewer workers, or a smaller memory_mb"),
     ],
 )
-def test_wrong_options_are_refused_in_one_line_and_start_nothing(options, words):
-    before = kin(os.getpid())
-    with pytest.raises(SandboxError) as caught:
+def test_wrong_options_are_refused_in_one_line_and_leave_nothing(options, words):
+    before = kin(os.getpid()), os.listdir(tempfile.gettempdir())
+    with pytest.raises((SandboxError, TypeError, FrameError)) as caught:
         Sandbox(**options)
     assert words in str(caught.value) and "\n" not in str(caught.value)
-    assert kin(os.getpid()) == before
+    assert (kin(os.getpid()), os.listdir(tempfile.gettempdir())) == before
 
 
 @pytest.mark.parametrize(
@@ -148,6 +167,48 @@ def test_wrong_arguments_are_refused(box, arguments, words):
         box.run("print(1)", **arguments)
     with pytest.raises(SandboxError, match=words):
         box.session(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"code": b"print(1)"}, "code is bytes, expected str"),
+        ({"code": None}, "code is NoneType, expected str"),
+        ({"stdin": b"x"}, "stdin is bytes, expected str"),
+    ],
+)
+def test_what_is_no_text_is_refused_in_one_line(box, arguments, words):
+    with pytest.raises(TypeError, match=f"^{words}$"):
+        box.run(**{"code": "print(1)", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["\ud800"], r"file name '\\ud800': expected text that UTF-8 can hold"),
+        (["a/\udc80"], r"file name 'a/\\udc80': expected text"),
+        (["../a"], "file name '../a': expected a relative path"),
+        (["a//b"], "file name 'a//b': expected a relative path"),
+        ([""], "file name '': expected a relative path"),
+    ],
+)
+def test_file_names_that_cannot_be_are_refused_in_one_line(box, names, words):
+    for arguments in ({"files": dict.fromkeys(names, b"x")}, {"fetch": names}):
+        with pytest.raises(SandboxError, match=words) as caught:
+            box.run("print(1)", **arguments)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [["a/b", "a"], ["a", "x", "a/b/c"], ["a/b", "a/b/c"]])
+def test_a_file_cannot_be_a_folder_too_but_may_be_asked_for_as_both(box, names):
+    with pytest.raises(SandboxError, match=r"^files: 'a(/b)?' cannot be a file and the folder of"):
+        box.run("print(1)", files=dict.fromkeys(names, b"x"))
+    assert box.run("print(1)", fetch=names).stdout == "1\n"
+
+
+def test_files_beside_and_below_each_other_are_taken(box):
+    files = {"a": b"1", "ab": b"2", "d/a": b"3", "d/e/a": b"4", "\u00e9": b"5"}
+    assert dict(box.run("pass", files=files, fetch=list(files)).files) == files
 
 
 @pytest.mark.parametrize(
@@ -229,3 +290,51 @@ def test_a_sandbox_can_be_made_beside_another(box):
         others = [stack.enter_context(small()) for _ in range(2)]
         answers = [other.submit(f"print({n})") for n, other in enumerate([box, *others])]
         assert [answer.result().stdout for answer in answers] == ["0\n", "1\n", "2\n"]
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Sandbox]:
+    with small() as made:
+        yield made
+
+
+def test_a_forked_process_neither_uses_nor_ends_its_parents_sandbox(box):
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with box:
+                box.run("print(1)")
+        except SandboxError as error:
+            os.write(tell, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(tell)
+    os.waitpid(pid, 0)
+    with open(told) as file:
+        assert f"of process {os.getpid()}, from which this one was forked" in file.read()
+    assert box.run("print(2)").stdout == "2\n"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_a_callback_raises_costs_no_other_job(box):
+    for kind in (SystemExit, KeyboardInterrupt, ValueError):
+
+        def fail(_: object, kind: type[BaseException] = kind) -> None:
+            raise kind
+
+        box.submit("").add_done_callback(fail)
+        assert box.submit("print(1)").result(60).stdout == "1\n"
+
+
+def test_a_callback_that_would_wait_is_told_so(box):
+    found: Future[BaseException | None] = Future()
+
+    def wait(_: object) -> None:
+        try:
+            box.run("")
+        except SandboxError as error:
+            found.set_result(error)
+
+    box.submit("").add_done_callback(wait)
+    assert "use submit" in str(found.result(60))

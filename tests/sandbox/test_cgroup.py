@@ -316,6 +316,16 @@ def test_closing_leaves_no_descriptor(tree):
     assert os.listdir("/proc/self/fd") == before
 
 
+def test_join_files_may_be_closed_before_the_other(tree):
+    before = len(os.listdir("/proc/self/fd"))
+    group = tree.slot(0, 20 * MIB, 5)
+    group.close_joins()
+    assert group.join_fds() == [] and len(os.listdir("/proc/self/fd")) == before + 1
+    assert cgroup.count_ooms(group.ooms_fd) == 0
+    group.remove()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_group_in_use_is_not_removed_and_its_processes_are_named(tree, monkeypatch):
     monkeypatch.setattr(cgroup, "PATIENCE", 0.05)
     group = tree.slot(0, 100 * MIB, 5)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -20,8 +20,11 @@ from sandbox import LEVELS, Result, Sandbox, SandboxError
 from tests.sandbox.processes import (
     KINDS,
     all_gone,
+    clan,
+    daemons,
     descendants,
     eventually,
+    forked,
     groups,
     kill,
     kin,
@@ -96,8 +99,7 @@ class Load:
         self._box = box
         self._program = kind == "program"
         self._stop = threading.Event()
-        self.kills = 0  # begun
-        self.over = 0  # of them: a job submitted later was not hit
+        self.kills = self.over = 0  # begun; of them ended, before a job that was not hit
         self.answered = 0
         self.wrong: list[object] = []
         self._lock = threading.Lock()
@@ -143,10 +145,10 @@ class Load:
                 self.answered += 1
 
 
-def left(name: str, scratch: str, trainer: int) -> dict[str, object]:
-    """What there is of a sandbox: all of its processes were forked and bear its name."""
+def left(name: str, scratch: str, trainer: int, others: Iterable[int]) -> dict[str, object]:
+    """What there is of a sandbox; `others` are the daemons of those that stay open."""
     found = {
-        "processes": sorted(with_argument(name)),
+        "processes": sorted(forked() - clan(others)),
         "control groups": groups(trainer) if trainer != os.getpid() else groups_of(name),
         "files": [scratch] if os.path.exists(scratch) else [],
     }
@@ -167,17 +169,17 @@ def as_many_groups_as_slots(box: Sandbox) -> bool:
 @contextlib.contextmanager
 def leaving_nothing(**options) -> Iterator[Sandbox]:
     """A sandbox of which nothing remains when the context ends, however it is closed."""
-    others = set(threading.enumerate())  # of a sandbox that the tests of this process share
+    others, threads = daemons(), set(threading.enumerate())
     before = (mounts(), sorted(map(opened, os.listdir("/proc/self/fd"))))
     with Sandbox(min_level="rlimits", timeout=60, memory_mb=64, **options) as box:
         assert box._scratch is not None
         name, scratch = box._link._name, box._scratch.path
         yield box
-    gone = eventually(lambda: not left(name, scratch, os.getpid()), 5)
-    assert gone, left(name, scratch, os.getpid())
+    gone = eventually(lambda: not left(name, scratch, os.getpid(), others), 5)
+    assert gone, left(name, scratch, os.getpid(), others)
     after = (mounts(), sorted(map(opened, os.listdir("/proc/self/fd"))))
     assert after == before
-    assert eventually(lambda: not any(map(of_a_pool, {*threading.enumerate()} - others)), 5)
+    assert eventually(lambda: not any(map(of_a_pool, {*threading.enumerate()} - threads)), 5)
 
 
 def of_a_pool(thread: threading.Thread) -> bool:
@@ -205,7 +207,7 @@ def test_under_load_a_kill_costs_no_answer(kind, level):
                 assert eventually(lambda: kin(box._link.pid)[kind]), f"no {kind} was found"
                 load.kills += 1
                 victim = random.choice(kin(box._link.pid)[kind] or [box._link.pid])
-                family = {victim} | descendants(victim)
+                family = {victim} | (descendants(victim) if kind == "daemon" else set())
                 kill(victim)
                 assert all_gone(family)
                 load.over += 1
@@ -221,7 +223,7 @@ def test_all_of_them_at_once_cost_no_answer_either():
     with leaving_nothing(workers=2, preload=TIERS) as box:
         futures = [box.submit(f"import time; time.sleep(0.3); print({n})") for n in range(4)]
         assert eventually(lambda: box.load[0] == 2)
-        for pid in descendants(os.getpid()) & with_argument(box._link._name):
+        for pid in clan([box._link.pid]):
             kill(pid)
         assert [future.result(120).stdout for future in futures] == [f"{n}\n" for n in range(4)]
 
@@ -281,9 +283,7 @@ def test_nothing_outlives_the_trainer(source, level, end):
         family = descendants(process.pid)
         process.send_signal(end)
         process.wait()
-        assert eventually(lambda: not left(name, scratch, process.pid), 10), left(
-            name, scratch, process.pid
-        )
+        assert eventually(lambda: not left(name, scratch, process.pid, daemons()), 10)
         assert all_gone(family)
     assert mounts() == before
 
@@ -297,7 +297,7 @@ def test_an_interpreter_that_ends_without_closing_leaves_nothing():
         assert line(process) == "1\n"
         name, scratch, _ = json.loads(line(process))
         assert process.wait(10) == 0
-        assert eventually(lambda: not left(name, scratch, process.pid), 10)
+        assert eventually(lambda: not left(name, scratch, process.pid, daemons()), 10)
 
 
 def test_ctrl_c_reaches_the_trainer_only():
@@ -306,7 +306,7 @@ def test_ctrl_c_reaches_the_trainer_only():
         os.killpg(process.pid, signal.SIGINT)
         assert line(process) == "heard nothing\n"
         assert process.wait(10) == 0
-        assert eventually(lambda: not left(name, scratch, process.pid), 10)
+        assert eventually(lambda: not left(name, scratch, process.pid, daemons()), 10)
 
 
 def test_ctrl_c_ends_a_trainer_that_does_not_expect_it():
@@ -315,7 +315,7 @@ def test_ctrl_c_ends_a_trainer_that_does_not_expect_it():
         time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(10) != 0
-        assert eventually(lambda: not left(name, scratch, process.pid), 10)
+        assert eventually(lambda: not left(name, scratch, process.pid, daemons()), 10)
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.1, 0.4])
@@ -334,7 +334,7 @@ def test_close_while_programs_run_answers_them_all():
         futures = [box.submit(code, timeout=600) for _ in range(5)]
         futures.append(box.session().submit(code))
         assert eventually(lambda: box.load == (2, 4))
-        family = with_argument(box._link._name)
+        family = clan([box._link.pid])
         started = time.monotonic()
         box.close()
         assert time.monotonic() - started < 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import kernel, landlock
+from sandbox import kernel, landlock, seccomp
 
 ABI = landlock.abi()
 needs_landlock = pytest.mark.skipif(ABI == 0, reason="this kernel has no Landlock, or it is off")
@@ -199,6 +199,45 @@ def test_every_version_of_the_interface(place, version):
     before = f"landlock.abi = lambda: {version}"
     truncated = "EACCES" if version >= 3 else True  # older ones let it pass
     assert _found(place, body, before) == ["EACCES", "read", 3, truncated]
+
+
+@needs_landlock
+@pytest.mark.skipif(bool(seccomp.available()), reason=f"no seccomp: {seccomp.available()}")
+@pytest.mark.parametrize("version", [1, 2, 3, 0])
+def test_with_the_filter_no_version_lets_a_file_outside_be_changed(place, version):
+    if version > ABI:
+        pytest.skip(f"the kernel's Landlock is version {ABI}")
+    before = f"""
+import platform
+from sandbox import seccomp
+real, forced = landlock.abi, {version}
+landlock.abi = lambda: forced or real()
+restrict = landlock.restrict
+def both(*paths):
+    restrict(*paths)
+    own = os.getpid()
+    seccomp.install(seccomp.assemble(platform.machine(), processes=False, own_pid=own))
+landlock.restrict = both
+def marked(action):
+    fd = os.open("read/file", os.O_RDONLY)
+    return tried(action, fd)
+"""
+    body = """[
+        tried(os.truncate, "outside/file", 0), tried(os.truncate, "read/file", 0),
+        tried(os.open, "read/file", os.O_RDONLY | os.O_TRUNC),
+        tried(os.open, "outside/file", os.O_ACCMODE | os.O_TRUNC),
+        marked(lambda fd: os.fchmod(fd, 0o666)), marked(lambda fd: os.fchown(fd, 1, 1)),
+        marked(lambda fd: os.utime(fd, (1, 1))), tried(os.chmod, "outside/file", 0o666),
+        tried(write, "write/file"), tried(text, "write/file"),
+    ]"""
+    facts = [(place / name / "file").stat() for name in ("read", "outside")]
+    found = _found(place, body, before)
+    assert set(found[:4]) <= {"EPERM", "EACCES"}, found
+    assert found[4:] == [True, True, True, True, 3, "new"]
+    kept = [(place / name / "file").stat() for name in ("read", "outside")]
+    for old, new in zip(facts, kept, strict=True):
+        for what in ("st_size", "st_mode", "st_uid", "st_gid", "st_mtime_ns"):
+            assert getattr(old, what) == getattr(new, what), what
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL])

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -163,6 +164,54 @@ def readable_by_nobody(path: str) -> bool:
         os.setresuid(65534, 65534, 65534)
         os._exit(not os.access(os.path.join(path, "lib"), os.R_OK | os.X_OK))
     return os.waitpid(pid, 0)[1] == 0
+
+
+def kernel_with(monkeypatch: pytest.MonkeyPatch, place: Path, *changes: str) -> None:
+    """Daemons started from now on find a kernel that `changes` make."""
+    file = place / "python"
+    lines = ["import sys", *changes, "from sandbox.daemon import main", "sys.exit(main())"]
+    file.write_text("\n".join([f"#!{sys.executable} -sP", *lines, ""]))
+    file.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(file))
+
+
+OLD = "from sandbox import landlock, seccomp; landlock.abi = lambda: 2"
+NO_RULES = "seccomp._outside = dict"
+
+
+@WALLED
+@pytest.mark.parametrize(("change", "level"), [("", "restricted"), (NO_RULES, "rlimits")])
+def test_an_old_landlock_that_lets_files_be_cut_is_seen(monkeypatch, tmp_path, change, level):
+    kernel_with(monkeypatch, tmp_path, OLD, change)
+    with Sandbox(1, min_level="rlimits", max_level="restricted", preload=(), timeout=20) as box:
+        assert box.level == level
+        assert ("files: an attack succeeded" in box.why) == (level == "rlimits")
+        assert box.run("print(1)").stdout == "1\n"
+
+
+@WALLED
+@pytest.mark.parametrize("version", [0, 5])  # what there is, and one that knows no signals
+def test_a_cell_without_namespaces_signals_its_own_processes_only(monkeypatch, tmp_path, version):
+    before = f"landlock.abi = lambda: {version}" if version else ""
+    kernel_with(monkeypatch, tmp_path, "from sandbox import landlock", before)
+    with contextlib.ExitStack() as stack:
+        box = stack.enter_context(
+            Sandbox(1, min_level="rlimits", max_level="restricted", preload=(), timeout=20)
+        )
+        if box.level != "restricted":
+            pytest.skip(box.why)
+        one, other = [stack.enter_context(box.session()) for _ in range(2)]
+        one.run("import os, signal, time; x = 5")
+        neighbour = other.run("import os; print(os.getpid())").stdout.strip()
+        for code in ("while True: pass", "time.sleep(60)"):
+            late = one.run(f"print('part', end='')\n{code}", timeout=0.5)
+            assert (late.status, late.stdout, late.stderr) == ("timeout", "part", "")
+        knows = (version or landlock.abi()) >= landlock.KEEPS_SIGNALS
+        assert one.run("os.abort()").exit_code == -(signal.SIGABRT if knows else signal.SIGSEGV)
+        assert one.run("os.killpg(0, signal.SIGTERM)").exit_code == -signal.SIGTERM
+        for target in (neighbour, "1", str(os.getpid())):
+            assert "PermissionError" in one.run(f"os.kill({target}, 0)").stderr
+        assert one.run("print(x)").stdout == "5\n"
 
 
 SAME = """

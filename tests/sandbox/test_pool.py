@@ -262,6 +262,34 @@ def test_close_may_be_called_back_and_its_thread_ends_all_the_same(factory):
     assert all(worker.closed for worker in factory.made)
 
 
+def test_callbacks_of_several_places_may_close_it_at_once(factory):
+    pool = Pool(factory, 3)
+    before = set(threading.enumerate()) - set(pool._threads)
+    together = threading.Barrier(3, timeout=LONG)
+
+    def close(_: object) -> None:
+        together.wait()
+        pool.close()
+
+    for _ in range(3):
+        pool.submit({"sleep": 0.05}, LONG).add_done_callback(close)
+    assert until(lambda: not set(threading.enumerate()) - before)
+    assert all(worker.closed for worker in factory.made)
+
+
+def test_a_second_attempt_finds_its_place_in_a_full_queue(factory, gate):
+    with Pool(factory, 1, limit=1) as pool:
+        futures = [pool.submit({"wait": gate}, LONG)]
+        gate.told.get(timeout=LONG)
+        futures.append(pool.submit({"n": 1}, LONG))
+        with pytest.raises(PoolFull):
+            pool.submit({}, LONG)
+        futures.append(pool.submit({"n": 2}, LONG, again=True))
+        assert pool.load == (1, 2)
+        gate.go.set()
+        assert [future.result(LONG)["n"] for future in futures] == [None, 1, 2]
+
+
 def test_a_cancelled_job_never_runs(factory, gate):
     with Pool(factory, 1) as pool:
         running = pool.submit({"wait": gate}, LONG)

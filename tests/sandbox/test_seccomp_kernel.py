@@ -111,6 +111,7 @@ with tempfile.TemporaryDirectory() as place:
         tried(lambda: os.chmod("a", 0o600)),
         tried(lambda: os.utime("a", (1, 1))),
         tried(lambda: os.chown("a", os.getuid(), os.getgid())),
+        tried(lambda: os.fchmod(os.open("a", os.O_RDONLY), 0o600)),
         os.stat("a").st_mode & 0o777,
     ]
     with open("b", "r+b") as file:
@@ -133,7 +134,7 @@ poll = select.epoll(); poll.register(one); poll.poll(0); select.select([one], []
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.sched_getaffinity(0); os.nice(1)
 found["random"] = len(os.getrandom(4))
 """
-MARKS = ["tree/a", None, None, None]
+MARKS = ["tree/a", None, None, None, None]
 WORKS = {
     "files": [["a", "b", "d", "h", "p", "s", "tree"], 9000],
     "sqlite": [[7]],

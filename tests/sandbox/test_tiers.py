@@ -83,6 +83,7 @@ def test_any_text_has_a_tier(source):
 )
 def test_a_tier_is_the_smallest_that_has_what_is_named(source, expected):
     assert tiers.tier(source, PRELOAD) == expected
+    assert tiers.tier(source, ("numpy.linalg", "sympy.core")) == expected
     assert tiers.tier(source, ()) == 0
 
 

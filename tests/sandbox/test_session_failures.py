@@ -1,0 +1,68 @@
+"""A session that cannot go on: whoever waits is answered, and rightly."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from sandbox import Busy, Sandbox, SandboxError
+from tests.sandbox.processes import eventually, kill, kin
+
+
+@pytest.fixture
+def single() -> Iterator[Sandbox]:
+    with Sandbox(workers=1, min_level="rlimits", preload=(), timeout=60) as single:
+        with single.session() as session:
+            try:
+                session.run("")
+            except SandboxError as error:
+                if "sessions need" in str(error):
+                    pytest.skip(str(error))
+                raise
+        yield single
+
+
+def test_however_many_cells_wait_all_are_answered_when_the_sandbox_closes():
+    with Sandbox(workers=1, min_level="rlimits", preload=(), timeout=60) as box:
+        session = box.session()
+        session.run("import time")
+        futures = [session.submit("time.sleep(60)")] + [session.submit("") for _ in range(1500)]
+    for future in futures:
+        assert isinstance(future.exception(timeout=20), SandboxError)
+
+
+@pytest.mark.parametrize("code", [b"x = 2", "#" * (65 << 20)])
+def test_what_no_frame_can_hold_fails_alone(single, code):
+    with single.session() as session:
+        session.run("x = 1")
+        with pytest.raises(SandboxError, match="message"):
+            session.run(code)
+        assert session.submit("print(x)").result(timeout=20).stdout == "1\n"
+
+
+def test_where_the_sandbox_takes_no_more_a_cell_is_refused_at_once():
+    with (
+        Sandbox(workers=1, min_level="rlimits", preload=(), timeout=60, queue=1) as box,
+        box.session() as session,
+    ):
+        session.run("x = 1")
+        running = box.submit("import time; time.sleep(60)", timeout=2)
+        assert eventually(lambda: box.load == (1, 0))
+        waiting = box.submit("print(1)")
+        with pytest.raises(Busy, match="1 jobs wait already"):
+            session.submit("x = 2")
+        assert waiting.result(timeout=20).stdout == "1\n" and running.done()
+        assert session.run("print(x)").stdout == "1\n"
+
+
+@pytest.mark.parametrize("end", ["time.sleep(60)", "os._exit(0)", "os.kill(os.getppid(), 9)"])
+def test_a_cell_that_fails_when_it_is_run_again_is_not_passed_over(single, end):
+    with single.session(timeout=0.5) as session:
+        session.run("import os, time")
+        session.run(f"if time.time() > {time.time()} + 1: {end}\nx = 1")
+        slot = kin(single._link.pid)["slot"]
+        time.sleep(1)
+        for pid in slot:
+            kill(pid)
+        with pytest.raises(SandboxError, match="a cell that had worked"):
+            session.run("print(x)")

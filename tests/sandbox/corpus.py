@@ -166,6 +166,7 @@ class Runner:
             seen.next_output = self._after(tier, self._canary.fill(attack.then)).strip()
         before, after = self._clean[tier], self._survey(tier)
         seen.left = [f"{k}: {before[k]}, now {after[k]}" for k in before if before[k] != after[k]]
+        eventually(lambda: _shared_files() <= self._files, SETTLE)  # others use /tmp as well
         seen.left += [f"{path} was left" for path in _shared_files() - self._files]
         seen.damage = self._canary.changes()
         if gone := ours - _children():

@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.action(arguments)
-    except (SandboxError, OSError, UnicodeDecodeError) as error:
+    except (SandboxError, OSError) as error:
         print(f"sandbox: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -62,8 +62,8 @@ LIMITS = {
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs one file; its output goes to ours, the verdict to stderr."""
-    code = sys.stdin.read() if arguments.file == "-" else Path(arguments.file).read_text("utf-8")
-    stdin = None if arguments.stdin is None else Path(arguments.stdin).read_text("utf-8")
+    code = _text(arguments.file)
+    stdin = None if arguments.stdin is None else _text(arguments.stdin)
     with _box(arguments) as box:
         result = box.run(code, stdin=stdin, timeout=arguments.timeout, seed=arguments.seed)
     for stream in (sys.stdout, sys.stderr):
@@ -78,6 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return 0 if result.status == "ok" else 1
+
+
+def _text(path: str) -> str:
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SandboxError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
 
 
 def serve(arguments: argparse.Namespace) -> int:

@@ -381,6 +381,7 @@ def main() -> int:
     if config["cores"]:
         os.sched_setaffinity(0, config["cores"])
     daemon = Daemon(config, control, trainer)
+    status = 0
     try:
         verdict = daemon.start()
         facts = dataclasses.asdict(verdict) | {"plan": str(verdict.plan)}
@@ -388,10 +389,13 @@ def main() -> int:
         daemon.serve()
     except Refusal as error:
         _send(control, {"error": str(error)})
-        return 3
+        status = 3
     finally:
         daemon.close()
-    return 0
+    if status:
+        with contextlib.suppress(OSError):  # its owner may never close a sandbox that was refused
+            os.rmdir(config["scratch"])
+    return status
 
 
 if __name__ == "__main__":

@@ -143,8 +143,8 @@ class Link:
         with self._lock:
             if self._closed:
                 raise PoolClosed("the sandbox is closed")
-            if self._refusal is not None:
-                raise self._refusal
+            if self._refusal is not None:  # a new one: the old one's traceback would grow
+                raise StartError(str(self._refusal))
             for _ in range(RESTARTS):
                 if self._report is not None and self._process.poll() is None:
                     return self._report

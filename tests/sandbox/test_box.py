@@ -338,3 +338,16 @@ def test_a_callback_that_would_wait_is_told_so(box):
 
     box.submit("").add_done_callback(wait)
     assert "use submit" in str(found.result(60))
+
+
+def test_a_refused_start_leaves_nothing_even_where_nobody_closes(tmp_path):
+    code = "from sandbox import Sandbox\nbox = Sandbox(preload=['nosuch'])\n"
+    code += "for n in range(3):\n  try: box.run('1')\n  except Exception as e: print(e); last = e\n"
+    code += "n, t = 0, last.__traceback__\nwhile t: n, t = n + 1, t.tb_next\nprint(n)"
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    first, second, third, depth = run.stdout.splitlines()
+    assert first == second == third and "'nosuch'" in first
+    assert int(depth) < 12
+    assert eventually(lambda: os.listdir(tmp_path) == [])

@@ -41,7 +41,7 @@ def get_config() -> Any:
     c.optimizer.weight_decay = 0.0
     c.learner.row_tokens = 128
     c.learner.microbatch_rows = 16
-    c.learner.remat = False
+    c.learner.remat = "none"
     c.eval.every = 10
     c.checkpoint.every = 10
     c.run.steps = 60

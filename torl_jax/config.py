@@ -135,7 +135,7 @@ class Learner:
     row_tokens: int = 3472
     microbatch_rows: int = 8
     head_chunk: int = 1024
-    remat: bool = True
+    remat: Literal["none", "dots", "full"] = "full"  # what is computed again, see REMAT
 
 
 @dataclasses.dataclass(frozen=True)

@@ -204,7 +204,7 @@ def rollout(
     )
 
 
-def transformer(cfg: config.Config, shape: ModelConfig, remat: bool = False) -> Transformer:
+def transformer(cfg: config.Config, shape: ModelConfig, remat: str = "none") -> Transformer:
     """The policy's module; `remat` for training."""
     return Transformer(shape, dtype=DTYPES[cfg.model.dtype], remat=remat)
 

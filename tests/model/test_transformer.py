@@ -136,20 +136,25 @@ def test_bfloat16_is_close(params, shape, hidden):
     assert 0 < error < 0.05
 
 
-def test_recomputing_changes_no_gradient(params, shape):
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_recomputing_changes_no_gradient_and_keeps_less(params, shape, remat):
     tokens, positions = RNG.integers(0, 48, (2, 6)), np.arange(6)[None].repeat(2, 0)
 
-    def gradient(remat: bool):
+    def total(tree, remat: str):
         model = Transformer(shape, remat=remat)
+        return jnp.sum(jnp.sin(model.apply({"params": tree}, tokens, positions)[0]))
 
-        def total(tree):
-            return jnp.sum(jnp.sin(model.apply({"params": tree}, tokens, positions)[0]))
+    def gradient(remat: str):
+        return jax.jit(jax.grad(total), static_argnums=1)(params, remat)
 
-        return jax.jit(jax.grad(total))(params)
+    def kept(remat: str) -> int:
+        _, backward = jax.vjp(lambda tree: total(tree, remat), params)
+        return sum(x.size for x in jax.tree.leaves(backward))
 
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient(True), gradient(False)
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradient(remat), gradient("none")
     )
+    assert kept(remat) < kept("none") and kept("full") <= kept(remat)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -24,6 +24,11 @@ from torl_jax.model.config import ModelConfig
 from torl_jax.parallel.sharding import shard, shardings
 
 INIT = nn.initializers.normal(0.02)
+# What a block keeps for its backward pass, the rest being computed again; "none" keeps all.
+REMAT = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with weights
+    "full": jax.checkpoint_policies.nothing_saveable,  # the block's input alone
+}
 
 
 class Attention(nn.Module):
@@ -116,7 +121,7 @@ class Transformer(nn.Module):
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: str = "none"
     mesh: Mesh | None = None
 
     @nn.compact
@@ -141,7 +146,9 @@ class Transformer(nn.Module):
             mask = layers.causal_mask(positions_BT, segments_BT)
         else:
             mask = positions_BT[:, :, None] >= jnp.arange(cache.capacity)
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(Block, prevent_cse=False, policy=REMAT[self.remat])
         # (layer, positions, mask, window); flax's annotation knows single axes only.
         in_axes: Any = (0, nn.broadcast, nn.broadcast, nn.broadcast)
         scanned = nn.scan(

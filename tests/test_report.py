@@ -81,7 +81,7 @@ def test_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     page = Page(html)
     assert "script" not in page.tags and "link" not in page.tags
     assert len(page.links) == 1 and page.links[0].startswith("data:image/png;base64,")
-    assert "http" not in html.replace(page.links[0], "")
+    assert "://" not in html.replace(page.links[0], "")
     segments = [(name.split()[-1], text) for name, text in page.blocks if "segment" in name]
     # The first newline is the template's own, which a browser drops. The tool's first one
     # only ended the model's line; the prompt's two are blank lines and stay.

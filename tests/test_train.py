@@ -246,4 +246,4 @@ def test_the_report_of_a_real_run(whole, environment, tmp_path):
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "index.html").read_text()
     assert (tmp_path / "curves.png").stat().st_size > 10_000
-    assert "Assistant:" in page and "group_size" in page and "http" not in page.split("<body")[1]
+    assert "Assistant:" in page and "group_size" in page and "://" not in page.split("<body")[1]

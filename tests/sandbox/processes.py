@@ -69,6 +69,17 @@ def daemons() -> set[int]:
     return forked().intersection(children(os.getpid()))
 
 
+def left_by(trainer: int, others: Iterable[int]) -> set[int]:
+    """Of forked(): those below a trainer, but for the daemons `others`, and those below nobody.
+
+    What is below another trainer is another test's, in a process beside this one.
+    """
+    every, parents = forked(), _parents()
+    orphans = {pid for pid in every if parents.get(pid) == 1}
+    own = every.intersection(children(trainer)).difference(others)
+    return every & clan(orphans | own)
+
+
 def clan(pids: Iterable[int]) -> set[int]:
     """Processes and all that is below them."""
     return set(pids).union(*map(descendants, pids))

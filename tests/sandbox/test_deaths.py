@@ -24,10 +24,10 @@ from tests.sandbox.processes import (
     daemons,
     descendants,
     eventually,
-    forked,
     groups,
     kill,
     kin,
+    left_by,
     mounts,
     with_argument,
 )
@@ -148,7 +148,7 @@ class Load:
 def left(name: str, scratch: str, trainer: int, others: Iterable[int]) -> dict[str, object]:
     """What there is of a sandbox; `others` are the daemons of those that stay open."""
     found = {
-        "processes": sorted(forked() - clan(others)),
+        "processes": sorted(left_by(trainer, others)),
         "control groups": groups(trainer) if trainer != os.getpid() else groups_of(name),
         "files": [scratch] if os.path.exists(scratch) else [],
     }

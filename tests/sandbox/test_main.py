@@ -20,10 +20,10 @@ sys.exit(__main__.main(["serve", "--min-level", "rlimits", "--port", "0"]))
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_told_to_end_while_it_starts_it_leaves_nothing(number, status):
-    pipe, before = subprocess.PIPE, set(os.listdir("/tmp"))
+def test_told_to_end_while_it_starts_it_leaves_nothing(number, status, tmp_path):
+    pipe, own = subprocess.PIPE, os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        [sys.executable, "-c", WAITS], stdout=pipe, stderr=pipe, text=True, cwd=ROOT
+        [sys.executable, "-c", WAITS], stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=own
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "waits\n"
         assert eventually(lambda: bool(descendants(process.pid)))
@@ -31,7 +31,7 @@ def test_told_to_end_while_it_starts_it_leaves_nothing(number, status):
         process.send_signal(number)
         assert process.communicate(timeout=60) == ("", "") and process.returncode == status
         assert all_gone(family)
-    assert set(os.listdir("/tmp")) <= before
+    assert os.listdir(tmp_path) == []
 
 
 def test_output_that_the_terminal_cannot_show_is_replaced(tmp_path):

@@ -372,16 +372,19 @@ def main() -> int:
     control = descriptors.take_stdin()
     config = messages.receive(control)[0] or {}  # it was sent before we were started
     trainer = descriptors.watch_parent(config["trainer"])
-    if trainer is None:
-        with contextlib.suppress(OSError):  # nobody else will do it
+    status = 1 if trainer is None else _live(config, control, trainer)
+    if status:
+        with contextlib.suppress(OSError):  # its owner has ended, or may never close what it made
             os.rmdir(config["scratch"])
-        return 1
+    return status
+
+
+def _live(config: dict[str, Any], control: socket.socket, trainer: int) -> int:
     kernel.adopt_orphans()
     os.chdir("/")
     if config["cores"]:
         os.sched_setaffinity(0, config["cores"])
     daemon = Daemon(config, control, trainer)
-    status = 0
     try:
         verdict = daemon.start()
         facts = dataclasses.asdict(verdict) | {"plan": str(verdict.plan)}
@@ -389,13 +392,10 @@ def main() -> int:
         daemon.serve()
     except Refusal as error:
         _send(control, {"error": str(error)})
-        status = 3
+        return 3
     finally:
         daemon.close()
-    if status:
-        with contextlib.suppress(OSError):  # its owner may never close a sandbox that was refused
-            os.rmdir(config["scratch"])
-    return status
+    return 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-import ml_dtypes  # noqa: F401
+import ml_dtypes
 import numpy as np
 import safetensors
 
@@ -16,7 +16,8 @@ from torl_jax.errors import UserError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-DTYPES = ("F16", "BF16", "F32", "F64")  # as the files name them
+# As the files name them. numpy knows bfloat16 once ml_dtypes is loaded.
+DTYPES = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64}
 
 
 class Store:

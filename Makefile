@@ -10,7 +10,7 @@ help:
 	@echo 'make setup    a virtual environment in $(VENV), from pinned constraints'
 	@echo 'make train    the quickstart: a tiny base model learns to call Python (WORKDIR=$(WORKDIR))'
 	@echo 'make test     the tests'
-	@echo 'make lint     ruff and pyright'
+	@echo 'make lint     ruff, pyright, shellcheck'
 	@echo 'make parity   the live comparison with transformers and torch'
 
 setup: $(VENV)/.ready
@@ -33,6 +33,7 @@ lint: setup
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m pyright --pythonpath $(RUN)
+	$(VENV)/bin/shellcheck tpu_scripts/*.sh
 
 parity: setup
 	$(PIP) --editable '.[parity]'

@@ -1,11 +1,11 @@
 """ToRL-1.5B: tool-integrated RL for mathematics from Qwen2.5-Math-1.5B (arXiv 2503.23383).
 
 COMMAND   python -m torl_jax.train --config=configs/torl_1p5b.py --workdir=runs/torl_1p5b
-              --config.model.path=Qwen2.5-Math-1.5B --config.data.path=torl_train.parquet
-              --config.data.eval_path=torl_test.parquet
+              --config.data.path=torl_train.parquet --config.data.eval_path=torl_test.parquet
+PLAN      python -m torl_jax.plan --config=configs/torl_1p5b.py --topology=v5e:4x4
 SMOKE     the same with configs/torl_1p5b.py:smoke and --config.model.tokenizer=DIR in place of
           the model: random weights in a shrunken Qwen2.5, real tokenizer, prompt and rows
-HARDWARE  the paper: 8 x A800 80 GB. Here: TPU v5e:4x4 or 8 GPUs of 80 GB
+HARDWARE  TPU v5e:4x4 or v6e:4x4 (docs/plans.md); the paper: 8 x A800 80 GB
 DATA      GAIR-NLP/ToRL, data/torl_data (28,740 problems)
 
 Deviations from the released code, numbered as in docs/paper_index.md:
@@ -42,10 +42,12 @@ SMOKE_MODEL = {
 def get_config(argument: str = "") -> Any:
     """The paper's recipe; the argument `smoke` shrinks it to a CPU."""
     c = base.get_config()
+    c.model.path = "Qwen/Qwen2.5-Math-1.5B"
     c.model.dtype = "bfloat16"
     c.data.bad_rows = "skip"
     c.protocol.calls = 1
-    c.sampler.slots = 256
+    c.sampler.slots = 128  # of each host
+    c.sampler.tp = 2  # half of the weights to read a step; as many ways as there are kv heads
     c.sampler.max_prompt = 390  # the release drops prompts above its limit of 400 less 10
     c.sampler.max_response = 3072
     c.sampler.temperature = 1.0
@@ -62,6 +64,8 @@ def get_config(argument: str = "") -> Any:
     c.optimizer.clip_norm = 1.0
     c.learner.row_tokens = 390 + 3072
     c.learner.microbatch_rows = 16
+    # Each chunk gathers the head and sums up its gradient over all devices: few, large ones.
+    c.learner.head_chunk = c.learner.microbatch_rows * c.learner.row_tokens // 3
     c.sandbox.workers = 16
     c.sandbox.timeout = 10.0
     c.sandbox.preload = ("numpy", "sympy")
@@ -79,11 +83,13 @@ def get_config(argument: str = "") -> Any:
 
 def smoke(c: Any) -> None:
     """Shrinks model, lengths and batch; tokenizer, prompt, rows and tool calls stay real."""
+    c.model.path = ""
     c.model.random = True
     c.model.dtype = "float32"
     c.model.overrides = SMOKE_MODEL
     c.data.eval_problems = 4
     c.sampler.slots = 8
+    c.sampler.tp = 1
     c.sampler.max_prompt = 256
     c.sampler.max_response = 64
     c.sampler.segment = 16

@@ -1,10 +1,10 @@
 """ToRL-7B: as ToRL-1.5B, from Qwen2.5-Math-7B (arXiv 2503.23383).
 
 COMMAND   python -m torl_jax.train --config=configs/torl_7b.py --workdir=runs/torl_7b
-              --config.model.path=Qwen2.5-Math-7B --config.data.path=torl_train.parquet
-              --config.data.eval_path=torl_test.parquet
+              --config.data.path=torl_train.parquet --config.data.eval_path=torl_test.parquet
+PLAN      python -m torl_jax.plan --config=configs/torl_7b.py --topology=v5p:2x2x4
 SMOKE     as in configs/torl_1p5b.py
-HARDWARE  the paper: 8 x A800 80 GB. Here: TPU v5p:2x2x4
+HARDWARE  TPU v5p:2x2x4 or v6e:8x8 (docs/plans.md); the paper: 8 x A800 80 GB
 
 Deviations: those of configs/torl_1p5b.py. The paper's curves for 7B end at about step 560.
 """
@@ -20,7 +20,10 @@ def get_config(argument: str = "") -> Any:
     if argument == "smoke":
         c.model.overrides.tied = False  # the 7B model's head is its own
         return c
-    c.sampler.slots = 128
-    c.learner.microbatch_rows = 8
+    c.model.path = "Qwen/Qwen2.5-Math-7B"
+    c.sampler.slots = 256
+    c.sampler.tp = 4
+    c.learner.microbatch_rows = 64
+    c.learner.head_chunk = 64 * 512
     c.run.steps = 560
     return c

@@ -7,15 +7,20 @@ import json
 import math
 import struct
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import numpy as np
 import pytest
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from torl_jax import report
 from torl_jax.episode import (
     Author,
     Call,
@@ -35,7 +40,7 @@ EVENTS = importlib.import_module("tensorboardX.proto.event_pb2")  # made by prot
 ROW = {key: 0.5 for _, key, _, _ in COLUMNS}
 
 
-def writer(workdir: Path, start_step: int = 0, **options: Any) -> Writer:
+def writer(workdir: epath.PathLike, start_step: int = 0, **options: Any) -> Writer:
     options.setdefault("console", Console(file=io.StringIO()))
     return Writer(workdir, total_steps=4, start_step=start_step, config={}, **options)
 
@@ -47,10 +52,19 @@ def strict(line: str) -> dict[str, Any]:
     return json.loads(line, parse_constant=refuse)
 
 
-def events(workdir: Path) -> list[Any]:
+def scalars(workdir: epath.PathLike) -> list[tuple[int, str, float]]:
+    """(step, name, value) of all TensorBoard events."""
+    return [
+        (event.step, value.tag, value.simple_value)
+        for event in events(workdir)
+        for value in event.summary.value
+    ]
+
+
+def events(workdir: epath.PathLike) -> list[Any]:
     """TensorBoard events of all files: records of length, checksum, bytes, checksum."""
     found = []
-    for path in sorted((workdir / "tensorboard").iterdir()):
+    for path in sorted((epath.Path(workdir) / "tensorboard").iterdir()):
         data = path.read_bytes()
         while data:
             (length,) = struct.unpack("<Q", data[:8])
@@ -115,9 +129,129 @@ def test_no_metrics_is_an_error(tmp_path: Path):
         read_metrics(tmp_path)
 
 
-def test_a_bucket_is_refused():
-    with pytest.raises(UserError, match="remote"):
-        Writer("gs://b/run", total_steps=1, start_step=0, config={})
+class FakeBucket(MemoryFileSystem):
+    """Object storage in memory: files appear whole, and are never appended to or renamed.
+
+    It is reached through epath and fsspec as a real bucket is.
+    """
+
+    protocol = ("gcs", "gs")
+    writes: ClassVar[list[str]] = []
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.store, self.pseudo_dirs = {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.removeprefix("gs://"))
+
+    def _open(self, path: str, mode: str = "rb", *arguments: Any, **options: Any) -> Any:
+        assert mode in ("rb", "wb"), f"a bucket knows no {mode}"
+        if mode == "wb":
+            self.writes.append(path)
+        return super()._open(path, mode, *arguments, **options)
+
+    def mv(self, *arguments: Any, **options: Any) -> None:
+        raise AssertionError("a bucket does not rename")
+
+
+@pytest.fixture
+def bucket():
+    """The folder of a run in an empty bucket."""
+    fsspec.register_implementation("gcs", FakeBucket, clobber=True)
+    root = epath.Path("gs://bucket")
+    if root.exists():
+        root.rmtree()
+    FakeBucket.writes.clear()
+    return root / "runs" / "one"
+
+
+def test_a_bucket_holds_what_a_folder_holds(bucket: epath.Path, tmp_path: Path):
+    for workdir in (bucket, tmp_path):
+        with Writer(
+            str(workdir), total_steps=2, start_step=0, config={},
+            console=Console(file=io.StringIO()),
+        ) as log:  # fmt: skip
+            log.write(0, {"eval/accuracy": 0.5})
+            log.write(1, {"rollout/reward": 0.25})
+            assert [row["step"] for row in read_metrics(workdir)] == [0, 1]
+            log.episodes(1, "train", [sample()], [Score(1.0, True)])
+    for name in (METRICS, "episodes/train-000001.txt", "episodes/train-000001.jsonl"):
+        assert (bucket / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert sorted(p.name for p in bucket.iterdir()) == sorted(p.name for p in tmp_path.iterdir())
+    assert scalars(bucket) == scalars(tmp_path) == [
+        (0, "eval/accuracy", 0.5),
+        (1, "rollout/reward", 0.25),
+    ]  # fmt: skip
+
+
+def test_events_reach_a_bucket_with_each_evaluation_and_at_the_end(bucket: epath.Path):
+    with writer(bucket) as log:
+        log.write(0, ROW)
+        assert not (bucket / "tensorboard").exists()
+        log.write(1, ROW | {"eval/accuracy": 0.5})
+        assert {step for step, _, _ in scalars(bucket)} == {0, 1}
+        log.write(2, ROW)
+        assert {step for step, _, _ in scalars(bucket)} == {0, 1}
+    assert {step for step, _, _ in scalars(bucket)} == {0, 1, 2}
+
+
+def test_nothing_of_a_bucket_stays_on_the_machine(
+    bucket: epath.Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(RuntimeError, match="the run died"), writer(bucket) as log:
+        log.write(0, ROW)
+        assert any(tmp_path.iterdir())
+        raise RuntimeError("the run died")
+    assert not any(tmp_path.iterdir())
+    assert {step for step, _, _ in scalars(bucket)} == {0}
+
+
+def test_a_bucket_resumes_byte_for_byte(bucket: epath.Path):
+    kept = b'{"step": 0, "x":   1.50}\n{"x": 2, "step": 1}\n'
+    path = bucket / METRICS
+    path.write_bytes(kept + b'{"step": 2, "x": 9}\n{"step": 3, "x')
+    with writer(bucket, start_step=2) as log:
+        assert path.read_bytes() == kept
+        log.write(2, {"x": 5})
+        assert path.read_bytes() == kept + b'{"step": 2, "x": 5}\n'
+    with writer(bucket, start_step=3) as log:
+        log.write(3, {"x": 6})
+    assert [row["step"] for row in read_metrics(bucket)] == [0, 1, 2, 3]
+    # Each process adds events of its own and leaves those before it alone.
+    assert [(step, value) for step, _, value in scalars(bucket)] == [(2, 5.0), (3, 6.0)]
+
+
+def test_a_damaged_bucket_is_not_changed(bucket: epath.Path):
+    (bucket / METRICS).write_bytes(b"{\n")
+    FakeBucket.writes.clear()
+    with pytest.raises(UserError, match="line 1"), writer(bucket):
+        pass
+    assert not FakeBucket.writes
+
+
+def test_a_report_of_a_bucket(bucket: epath.Path, capsys: pytest.CaptureFixture[str]):
+    with writer(bucket) as log:
+        log.write(0, ROW | {"eval/accuracy": 0.5})
+        log.episodes(0, "eval", [sample()], [Score(1.0, True)])
+    (bucket / "config.json").write_text('{"seed": 7}')
+    assert report.main([str(bucket)]) == 0
+    assert "gs://bucket/runs/one/report/index.html" in capsys.readouterr().out
+    html = (bucket / "report" / "index.html").read_text()
+    assert "&#34;seed&#34;: 7" in html and "p-1" in html and "<title>" in html
+    assert report.main(["gs://bucket/runs/two"]) == 2
+    assert "no folder gs://bucket/runs/two" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("workdir", "words"), [("ftp://b/run", "ftp:// is not supported"), ("az://b/run", "package")]
+)
+def test_an_address_that_nothing_here_can_reach(workdir: str, words: str):
+    with pytest.raises(UserError, match=words) as error:
+        Writer(workdir, total_steps=1, start_step=0, config={})
+    assert "\n" not in str(error.value) and workdir in str(error.value)
 
 
 def test_tensorboard_events_read_back_and_purge_on_resume(tmp_path: Path):
@@ -127,12 +261,7 @@ def test_tensorboard_events_read_back_and_purge_on_resume(tmp_path: Path):
     with writer(tmp_path, start_step=1) as log:
         log.write(1, {"rollout/reward": 0.75})
     found = events(tmp_path)
-    scalars = [
-        (event.step, value.tag, value.simple_value)
-        for event in found
-        for value in event.summary.value
-    ]
-    assert scalars == [
+    assert scalars(tmp_path) == [
         (0, "rollout/reward", -0.5),
         (1, "rollout/reward", 0.25),
         (1, "rollout/reward", 0.75),

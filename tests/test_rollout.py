@@ -5,6 +5,7 @@ alone, or of chance where the script says so. Everything else is the real thing.
 """
 
 import dataclasses
+import math
 import threading
 from concurrent.futures import Future
 
@@ -16,7 +17,7 @@ import pytest
 from sandbox import Sandbox, SandboxError
 from torl_jax.envs.python import PythonEnv
 from torl_jax.episode import Author, Call, End, Observation, Problem
-from torl_jax.errors import UserError
+from torl_jax.errors import Interrupted, UserError
 from torl_jax.model.config import ModelConfig
 from torl_jax.protocols.text import Tokenizer, pause_tokens
 from torl_jax.protocols.torl import ToRL
@@ -37,6 +38,7 @@ class Script:
 
     config: ModelConfig = SHAPE
     dtype: str = "float32"
+    mesh: None = None
 
     def apply(self, variables, tokens_BT, positions_BT, segments_BT=None, cache=None, window=None):
         params = variables["params"]
@@ -240,13 +242,14 @@ def held_rollout(make, tokenizer, order, slots):
     rollout = make([*RANDOM, tool(tokenizer), CHANCE, "."], env, slots=slots, response=60)
     timer = []
 
-    def progress(done, total):
+    def look():
         # Released from another thread while the loop waits or decodes.
         if len(env.waiting) == 9 and not timer:
             timer.append(threading.Timer(0.05, env.release, [order]))
             timer[0].start()
+        return False
 
-    return rollout.collect(PROBLEMS, 3, on_progress=progress).episodes
+    return rollout.collect(PROBLEMS, 3, stopped=look).episodes
 
 
 def test_the_order_of_answers_changes_no_episode(make, tokenizer):
@@ -314,14 +317,30 @@ def test_a_slow_tool_delays_nobody_else(make, tokenizer):
 
 def test_an_interrupted_rollout_leaves_the_engine_usable(make, tokenizer, box):
     rollout = make([CODE + "```output", tool(tokenizer), "ok"], PythonEnv(box), slots=4)
-
-    def stop(done, total):
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        rollout.collect(PROBLEMS, 3, on_progress=stop)
+    looks = iter([False, False, True])
+    with pytest.raises(Interrupted):
+        rollout.collect(PROBLEMS, 3, stopped=lambda: next(looks))
     assert rollout.engine.free == 4
     assert [e.end for e in rollout.collect(PROBLEMS, 2).episodes] == [End.EOS] * 6
+
+
+def test_what_is_unfinished_at_the_deadline_is_aborted_and_the_rest_kept(make, tokenizer):
+    env = Held()  # never answers
+    pieces = [*RANDOM, tool(tokenizer), "."]
+    rollout = make(pieces, env, slots=2, response=60)
+    rollout.seconds = 1.0
+    episodes = rollout.collect(PROBLEMS, 3).episodes
+    assert [(e.problem.id, e.sample) for e in episodes] == [
+        (p.id, g) for p in PROBLEMS for g in range(3)
+    ]
+    # Two wait for their tools in the two slots; seven never got one.
+    assert {(e.end, e.error) for e in episodes} == {(End.ABORT, "unfinished after 1 s")}
+    assert sum(e.count(Author.POLICY) > 0 for e in episodes) == 2 == len(env.waiting)
+    assert rollout.engine.free == 2
+    rollout.seconds = math.inf
+    env.release(range(2))
+    again = make(["."], env, slots=2, response=60)
+    assert [e.end for e in again.collect(PROBLEMS, 1).episodes] == [End.EOS] * 3
 
 
 def test_a_prompt_beyond_the_limit_is_one_clear_line(make, box):

@@ -39,6 +39,8 @@ def environment(tmp_path_factory):
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": "",
+        "TORL_RUN_ID": "a-run",
+        "TORL_COMMIT": "c0ffee",
     }
 
 
@@ -127,6 +129,8 @@ def test_a_run_leaves_what_it_promises(whole):
         "train-000001.txt", "train-000002.txt", "train-000004.txt",
     ]  # fmt: skip
     assert json.loads((workdir / "config.json").read_text())["rl"]["group_size"] == 4
+    (line,) = (workdir / "starts.jsonl").read_text().splitlines()
+    assert json.loads(line) | {"step": 0, "run_id": "a-run", "commit": "c0ffee"} == json.loads(line)
 
 
 def test_sampler_and_learner_agree(whole):

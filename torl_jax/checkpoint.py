@@ -20,6 +20,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from torl_jax import config
 from torl_jax.errors import UserError
 from torl_jax.learner.state import TrainState
+from torl_jax.record import remote
 
 METRICS = ("eval/accuracy", "eval/greedy_accuracy")
 # What a resumed run may not change: other values would silently make another experiment.
@@ -30,7 +31,12 @@ FREE = (
     "sampler.segment",
     "sampler.extend_rows",
     "sampler.ladder",
+    "sampler.span",
+    "sampler.fsdp",
+    "sampler.tp",
+    "sampler.deadline",
     "optimizer.lr",
+    "optimizer.offload",
 )
 
 
@@ -46,7 +52,9 @@ class Checkpoints:
     """The checkpoints of one working directory."""
 
     def __init__(self, workdir: epath.PathLike, keep: int, read_only: bool = False) -> None:
-        self.folder = epath.Path(workdir).absolute() / "checkpoints"
+        folder = epath.Path(workdir)
+        # epath would put this machine's current folder before gs://.
+        self.folder = (folder if remote(folder) else folder.absolute()) / "checkpoints"
         best = BestN(
             get_metric_fn=lambda metrics: metrics["accuracy"],
             n=1,
@@ -87,9 +95,8 @@ class Checkpoints:
         return Meta(cursor=document["cursor"], config=config.parse(document["config"]))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state, in the shapes and shardings of `like`."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        """The state, in the shapes and shardings of `like` (arrays, or shapes alone)."""
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
         with self._readable(step):
             return self.manager.restore(step, args=args)["state"]
 

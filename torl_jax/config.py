@@ -19,9 +19,10 @@ from torl_jax.errors import UserError
 class Model:
     """Where the policy comes from, and the precision it computes in.
 
-    `path` is a Hugging Face folder. With `random` true its weights are not read:
-    `config.json` alone gives the architecture, `overrides` (ModelConfig fields)
-    shrink it, and parameters are drawn from the run's seed.
+    `path` is a Hugging Face folder, or a name on the hub (OWNER/NAME, OWNER/NAME@REVISION),
+    which is fetched. With `random` true its weights are not read: `config.json` alone gives
+    the architecture, `overrides` (ModelConfig fields) shrink it, and parameters are drawn
+    from the run's seed.
     """
 
     path: str = ""
@@ -54,7 +55,11 @@ class Protocol:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """Slots, lengths (tokens) and the sampling distribution."""
+    """Slots, lengths (tokens), the sampling distribution and the devices that sample.
+
+    With span "host" each host has `slots` slots on a mesh of its own devices, tp x fsdp of
+    them for one copy of the weights; with "global" all hosts share slots and one mesh.
+    """
 
     slots: int = 128
     max_prompt: int = 400
@@ -65,6 +70,10 @@ class Sampler:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    span: Literal["host", "global"] = "host"  # global: for a policy that no host can hold
+    fsdp: int = 1  # ways to split the weights beyond tp, gathered layer by layer
+    tp: int = 1  # ways to split heads, mlp and vocabulary
+    deadline: float = 0.0  # seconds until unfinished episodes end in ABORT; 0: never
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +113,7 @@ class Rl:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW with a constant rate after `warmup` steps."""
+    """AdamW with a constant rate after `warmup` steps; `moments`: the first moment's precision."""
 
     lr: float = 1e-6
     warmup: int = 0
@@ -113,6 +122,8 @@ class Optimizer:
     eps: float = 1e-8
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    moments: Literal["float32", "bfloat16"] = "float32"
+    offload: bool = False  # keep the optimiser's state in the hosts' memory between updates
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +227,8 @@ POSITIVE = (
     "sampler.max_response",
     "sampler.segment",
     "sampler.extend_rows",
+    "sampler.fsdp",
+    "sampler.tp",
     "sandbox.workers",
     "sandbox.timeout",
     "sandbox.memory_mb",
@@ -238,6 +251,7 @@ NOT_NEGATIVE = (
     "data.eval_problems",
     "protocol.calls",
     "sampler.top_k",
+    "sampler.deadline",
     "rl.clip_low",
     "rl.clip_high",
     "rl.kl_coef",

@@ -4,24 +4,16 @@ from collections.abc import Sequence
 
 import jax
 
+from torl_jax.crew import Crew
 from torl_jax.episode import Episode, Problem, Score
 from torl_jax.metrics import rollout_stats
-from torl_jax.rewards.answer import Grader
-from torl_jax.rewards.outcome import Grading
-from torl_jax.rollout import Rollout
 from torl_jax.sampler.sampling import Settings
 
 SHARED = ("accuracy", "code_ratio", "pass_ratio", "response_length")
 
 
 def run(
-    rollout: Rollout,
-    grader: Grader,
-    params,
-    problems: Sequence[Problem],
-    *,
-    seed: int,
-    sampled: bool,
+    crew: Crew, params, problems: Sequence[Problem], *, seed: int, sampled: bool
 ) -> tuple[dict[str, float], list[Episode], list[Score]]:
     """Metrics under `eval/` and the greedy episodes with their scores.
 
@@ -30,17 +22,19 @@ def run(
     The keys depend on `seed` alone: two evaluations of one policy are equal.
     """
     row: dict[str, float] = {}
+    harvest = None
     for prefix, temperature in (("", 1.0), ("greedy_", 0.0)):
         if prefix == "" and not sampled:
             continue
-        rollout.engine.load(params, jax.random.key(seed), Settings.of(temperature=temperature))
-        grading = Grading(grader)
-        episodes = rollout.collect(problems, 1, on_finish=grading.add).episodes
-        scores = grading.scores(episodes)
+        engine = crew.rollout.engine
+        engine.load(params, jax.random.key(seed), Settings.of(temperature=temperature))
+        harvest = crew.collect(problems, 1)
+        episodes, scores = harvest.episodes, harvest.scores
         stats = rollout_stats(episodes, scores)
         row |= {f"eval/{prefix}{name}": stats[f"rollout/{name}"] for name in SHARED}
         for source in sorted({problem.source for problem in problems} - {""}):
             own = [i for i, episode in enumerate(episodes) if episode.problem.source == source]
             part = rollout_stats([episodes[i] for i in own], [scores[i] for i in own])
             row[f"eval/{prefix}accuracy_{source}"] = part["rollout/accuracy"]
-    return row, episodes, scores
+    assert harvest is not None
+    return row, harvest.episodes, harvest.scores

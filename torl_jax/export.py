@@ -16,7 +16,7 @@ from absl import flags
 
 from torl_jax import cli, config
 from torl_jax.errors import UserError
-from torl_jax.model import hf
+from torl_jax.model import hf, hub
 from torl_jax.policy import RECIPE, load
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
@@ -30,7 +30,8 @@ def export(checkpoint: str, out: Path, dtype: str) -> None:
     part = out.with_name(out.name + ".part")
     if part.exists():
         raise UserError(f"{part} is left from an export that died; remove it and try again")
-    source = Path(policy.cfg.model.tokenizer or policy.cfg.model.path)
+    name = policy.cfg.model.tokenizer or policy.cfg.model.path
+    source = hub.resolve(name) if hub.is_name(name) else Path(name)
     if not (source / "tokenizer.json").is_file():
         raise UserError(
             f"no tokenizer.json in {source.absolute()}, the run's tokenizer folder; export from "

@@ -2,17 +2,20 @@
 
 import os
 import signal
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM, raised where the run can be saved."""
+import time
 
 
 class StopSignal:
-    """The first signal is noted and raised at the next safe point; the second kills."""
+    """The first signal is noted, for the next safe point; one more, SETTLED later, kills.
+
+    Within SETTLED two signals are one: a scheduler's may come by several ways.
+    """
+
+    SETTLED = 1.0  # seconds
 
     def __init__(self) -> None:
         self.caught = False
+        self._at = 0.0
 
     def __enter__(self) -> "StopSignal":
         self._before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -24,12 +27,9 @@ class StopSignal:
 
     def _note(self, number: int, _) -> None:
         if self.caught:
-            os._exit(128 + number)
-        self.caught = True
+            if time.monotonic() - self._at > self.SETTLED:
+                os._exit(128 + number)
+            return
+        self.caught, self._at = True, time.monotonic()
         # Not through the writer: a handler must not wait for a lock that it interrupted.
         os.write(2, b"\nstopping: what is done will be saved; once more quits at once\n")
-
-    def check(self) -> None:
-        """Raises Interrupted if a signal has come."""
-        if self.caught:
-            raise Interrupted

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, SupportsFloat
 
+from etils import epath
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -31,7 +32,7 @@ from rich.progress import (
 from rich.text import Text
 from tensorboardX import SummaryWriter
 
-from torl_jax import transcript
+from torl_jax import record, transcript
 from torl_jax.episode import Episode, Score
 from torl_jax.errors import UserError
 
@@ -68,12 +69,13 @@ EVAL_COLUMNS = (
 class Writer:
     """Writes the metrics and sample episodes of one run; a context manager.
 
-    `workdir` is a local folder; `start_step` is the first step that will be
+    `workdir` is a local folder or one in a bucket (gs://...), where TensorBoard's events arrive
+    with each evaluation and at the end; `start_step` is the first step that will be
     written (rows from it on are dropped, 0 for a fresh run). `config` goes to
     Weights & Biases only. On a terminal the console shows a progress bar with
     the time left; elsewhere plain lines. Only one process of a run may write.
 
-    Raises UserError, before anything is changed, for a remote workdir, a
+    Raises UserError, before anything is changed, for a workdir that cannot be reached, a
     damaged metrics.jsonl or a missing `wandb` package.
     """
 
@@ -87,7 +89,7 @@ class Writer:
         config: Mapping[str, Any],
         console: Console | None = None,
     ):
-        self.workdir = local(workdir)
+        self.workdir = record.folder(workdir)
         self.total_steps = total_steps
         self.start_step = start_step
         self.config = dict(config)
@@ -98,16 +100,17 @@ class Writer:
     def __enter__(self) -> "Writer":
         path = self.workdir / METRICS
         kept = kept_rows(path, self.start_step)
-        self.workdir.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
+            self._record = stack.enter_context(record.keep(path))
             self._run = None
             if self._wandb_module is not None:
-                self._run = start_wandb(self._wandb_module, self.workdir, self.config)
+                self._run = start_wandb(
+                    self._wandb_module, self.workdir, self._record.scratch, self.config
+                )
                 stack.push(lambda kind, *_: self._finish_wandb(failed=kind is not None))
-            write_atomic(path, kept)
-            self._file = stack.enter_context(path.open("a", encoding="utf-8"))
+            self._record.begin(kept)
             self._tensorboard = SummaryWriter(
-                str(self.workdir / "tensorboard"),
+                str(self._record.scratch / "tensorboard"),
                 purge_step=self.start_step,
                 flush_secs=2,
                 # The default name holds whole seconds only: a quick restart would overwrite.
@@ -130,8 +133,7 @@ class Writer:
         A row with only eval/ figures is printed as an evaluation and moves no progress.
         """
         figures = {name: finite(value) for name, value in row.items()}
-        self._file.write(strict_json({"step": int(step), **figures}) + "\n")
-        self._file.flush()
+        self._record.add(strict_json({"step": int(step), **figures}).encode() + b"\n")
         known = {name: value for name, value in figures.items() if value is not None}
         for name, value in known.items():
             self._tensorboard.add_scalar(name, value, step)
@@ -145,6 +147,8 @@ class Writer:
             self._progress.update(self._task, completed=step)
         if any(key in figures for _, key in EVAL_COLUMNS):
             self._print(eval_line(step, figures), "cyan")
+            self._tensorboard.flush()
+            self._record.publish()
 
     def episodes(
         self, step: int, name: str, episodes: Sequence[Episode], scores: Sequence[Score]
@@ -152,12 +156,11 @@ class Writer:
         """Dumps sample episodes as episodes/{name}-{step:06d}.txt and .jsonl."""
         pairs = list(zip(episodes, scores, strict=True))
         folder = self.workdir / "episodes"
-        folder.mkdir(exist_ok=True)
         texts = [episode_text(episode, score) for episode, score in pairs]
         rows = [strict_json(episode_row(episode, score)) + "\n" for episode, score in pairs]
         stem = f"{name}-{step:06d}"
-        write_atomic(folder / f"{stem}.txt", "\n".join(texts).encode(errors="backslashreplace"))
-        write_atomic(folder / f"{stem}.jsonl", "".join(rows).encode())
+        record.replace(folder / f"{stem}.txt", "\n".join(texts).encode(errors="backslashreplace"))
+        record.replace(folder / f"{stem}.jsonl", "".join(rows).encode())
 
     def line(self, message: str) -> None:
         """Prints a message above the progress bar."""
@@ -171,18 +174,39 @@ class Writer:
         self._run.finish(exit_code=int(failed))
 
 
+class Silent:
+    """What the other processes of a run have for a Writer: it writes and says nothing."""
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def write(self, step: int, row: Mapping[str, SupportsFloat | None]) -> None:
+        """Nothing: process 0 writes it."""
+
+    def episodes(
+        self, step: int, name: str, episodes: Sequence[Episode], scores: Sequence[Score]
+    ) -> None:
+        """Nothing: process 0 writes them."""
+
+    def line(self, message: str) -> None:
+        """Nothing: process 0 says it."""
+
+
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, in order; a half-written last line is left out.
 
     Raises UserError if the file is missing or any other line is damaged.
     """
-    path = local(workdir) / METRICS
+    path = record.folder(workdir) / METRICS
     if not path.is_file():
         raise UserError(f"no {METRICS} in {workdir}: give the --workdir of a training run")
     return [row for _, row in numbered_rows(path)]
 
 
-def kept_rows(path: Path, start_step: int) -> bytes:
+def kept_rows(path: epath.Path, start_step: int) -> bytes:
     """The complete lines of `path` whose step is before `start_step`, byte for byte."""
     if not path.exists():
         return b""
@@ -190,7 +214,7 @@ def kept_rows(path: Path, start_step: int) -> bytes:
     return b"".join(line for line, row in rows if row["step"] < start_step)
 
 
-def numbered_rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+def numbered_rows(path: epath.Path) -> list[tuple[bytes, dict[str, Any]]]:
     """Every complete line of a metrics file with what it says."""
     rows = []
     # What follows the last newline is empty, or a line whose writer was killed.
@@ -207,24 +231,6 @@ def numbered_rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
             )
         rows.append((line + b"\n", row))
     return rows
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes `path` so that a reader, or a crash, sees the old file or the new one whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def local(workdir: str | os.PathLike[str]) -> Path:
-    """`workdir` as a local path; UserError for a bucket, where lines cannot be appended."""
-    name = os.fspath(workdir)
-    if "://" in name:
-        raise UserError(f"workdir {name} is remote: logs need a local folder, give a local path")
-    return Path(name)
 
 
 def finite(value: SupportsFloat | None) -> Number:
@@ -334,17 +340,19 @@ def import_wandb() -> ModuleType:
         ) from error
 
 
-def start_wandb(wandb: ModuleType, workdir: Path, config: dict[str, Any]) -> Any:
+def start_wandb(
+    wandb: ModuleType, workdir: epath.Path, scratch: Path, config: dict[str, Any]
+) -> Any:
     """Starts the run whose id is kept in `workdir`, or goes on with it."""
     id_file = workdir / "wandb_id.txt"
     if not id_file.exists():
-        write_atomic(id_file, uuid.uuid4().hex[:12].encode())
+        record.replace(id_file, uuid.uuid4().hex[:12].encode())
     try:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "torl_jax"),
             id=id_file.read_text().strip(),
             name=workdir.resolve().name,
-            dir=str(workdir),
+            dir=str(scratch),
             config=config,
             resume="allow",
         )

@@ -5,6 +5,8 @@ Entry points differ in what they do with these parts, not in how they are made.
 
 import contextlib
 import dataclasses
+import functools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +19,14 @@ from jax.sharding import Mesh
 from sandbox import LEVELS, Box, Sandbox, SandboxError, budget
 from torl_jax import config
 from torl_jax.data import arithmetic, sources, stream
+from torl_jax.envs.desk import Desk, SharedDesk
 from torl_jax.envs.python import PythonEnv
 from torl_jax.episode import Problem, Segment
 from torl_jax.errors import UserError
-from torl_jax.model import hf
+from torl_jax.model import hf, hub
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
+from torl_jax.parallel import mesh, multihost, sharding
 from torl_jax.protocols.text import Tokenizer, pause_tokens
 from torl_jax.protocols.torl import PROMPT, ToRL
 from torl_jax.rollout import Rollout
@@ -39,7 +43,7 @@ def tokenizer(cfg: config.Model) -> Tokenizer:
             "no tokenizer: set --config.model.path=DIR (a Hugging Face folder) "
             "or --config.model.tokenizer=DIR"
         )
-    return Tokenizer(folder)
+    return Tokenizer(hub.resolve(folder))
 
 
 def model_config(cfg: config.Model) -> ModelConfig:
@@ -55,7 +59,7 @@ def model_config(cfg: config.Model) -> ModelConfig:
             raise config.unknown_key("config.model.overrides", key, legal)
     try:
         if cfg.path:
-            return dataclasses.replace(hf.read_config(cfg.path), **cfg.overrides)
+            return dataclasses.replace(hf.read_config(hub.resolve(cfg.path)), **cfg.overrides)
         return ModelConfig(**cfg.overrides)
     except TypeError as error:
         raise UserError(f"config.model.overrides does not describe a model: {error}") from None
@@ -70,7 +74,7 @@ def params(cfg: config.Model, shape: ModelConfig, seed: int, over: Mesh) -> dict
             "config.model.overrides changes the architecture, so published weights cannot "
             "be loaded; set --config.model.random=true or drop the overrides"
         )
-    return hf.load(cfg.path, over)[1]
+    return hf.load(hub.resolve(cfg.path), over)[1]
 
 
 def problems(cfg: config.Config) -> tuple[list[Problem], list[Problem]]:
@@ -99,6 +103,26 @@ EVAL_SEED = 1
 def protocol(cfg: config.Protocol) -> ToRL:
     """The markup; an empty prompt is the paper's own."""
     return ToRL(cfg.prompt or PROMPT, calls=cfg.calls)
+
+
+def sampling_mesh(cfg: config.Sampler, shape: ModelConfig, training: Mesh) -> Mesh:
+    """The devices that sample on this host; UserError where model or slots cannot be split so."""
+    over = mesh.sampling(cfg.span, -1, cfg.fsdp, cfg.tp, training)
+    sharding.check(shape, over)
+    if cfg.slots % (ways := mesh.ways(over)):
+        raise UserError(
+            f"config.sampler.slots is {cfg.slots}; the sampling mesh splits them {ways} ways: "
+            f"set a multiple of {ways}"
+        )
+    return over
+
+
+def desk(cfg: config.Sampler) -> Callable[..., Desk]:
+    """Where calls are handed in: by each host alone, or by all in lock-step."""
+    if cfg.span == "host" or multihost.count() == 1:
+        return Desk
+    index, count = jax.process_index(), multihost.count()
+    return functools.partial(SharedDesk, index=index, count=count, exchange=multihost.exchange)
 
 
 def set_aside(cfg: config.SandboxConfig) -> tuple[int, ...]:
@@ -164,11 +188,7 @@ def engine(
 ) -> Engine:
     """Slots for this model and tokenizer; pauses where one of `stops` may have ended."""
     shape = model.config
-    if len(text) > shape.vocab_size:
-        raise UserError(
-            f"the tokenizer has {len(text)} ids, the model's vocabulary {shape.vocab_size} rows; "
-            "give the tokenizer that belongs to the model"
-        )
+    shape.check_tokenizer(len(text), text.folder)
     end_V = np.zeros(shape.vocab_size, bool)
     end_V[list(text.eos_ids)] = True
     return Engine(
@@ -200,6 +220,8 @@ def rollout(
         PythonEnv(box, policy=cfg.protocol.observation, timeout=cfg.sandbox.timeout),
         max_prompt=cfg.sampler.max_prompt,
         max_response=cfg.sampler.max_response,
+        seconds=cfg.sampler.deadline or math.inf,
+        desk=desk(cfg.sampler),
         on_segment=on_segment,
     )
 
@@ -210,9 +232,15 @@ def transformer(cfg: config.Config, shape: ModelConfig, remat: str = "none") -> 
 
 
 def check_paths(cfg: config.Config) -> None:
-    """UserError for a path that is not there, before anything is loaded or written."""
+    """UserError for what is not there or damaged, before anything is loaded or written.
+
+    A model or tokenizer may be a name on the hub: it is fetched here.
+    """
     for key in ("model.path", "model.tokenizer", "data.path", "data.eval_path"):
         section, name = key.split(".")
         path = getattr(getattr(cfg, section), name)
-        if path and not Path(path).exists():
+        named = section == "model" and hub.is_name(path)
+        if path and not named and not Path(path).exists():
             raise UserError(f"config.{key}={path} does not exist; check the path")
+    if cfg.model.path and not cfg.model.random:
+        hf.check(hub.resolve(cfg.model.path))

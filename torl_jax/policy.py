@@ -3,14 +3,16 @@
 import contextlib
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import jax
+from etils import epath
 
-from torl_jax import config, parts
+from torl_jax import config, parts, record
 from torl_jax.checkpoint import Checkpoints
 from torl_jax.errors import UserError
-from torl_jax.model import hf
+from torl_jax.model import hf, hub
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import initialise
 
@@ -30,14 +32,14 @@ def load(path: str, fallback: config.Config | None = None) -> Policy:
     """The policy at `path`.
 
     `path` is a working directory (its newest checkpoint), WORKDIR/checkpoints/STEP,
-    or a Hugging Face folder. A folder without its recipe takes `fallback` (or the
-    defaults: ToRL's own prompt). UserError where there is none of these.
+    a Hugging Face folder, or a name on the hub. What comes without its recipe takes
+    `fallback` (or the defaults: ToRL's own prompt). UserError where there is none of these.
     """
-    folder = Path(path)
+    folder = record.folder(hub.resolve(path) if hub.is_name(path) else path)
     if not folder.is_dir():
         raise UserError(f"no checkpoint at {path}: give a working directory or a model folder")
     if hf.is_model(folder):
-        return _published(folder, fallback)
+        return _published(Path(folder), fallback)
     workdir, step = _locate(folder)
     _no_fallback(folder, fallback)
     with contextlib.closing(Checkpoints(workdir, keep=1, read_only=True)) as checkpoints:
@@ -62,12 +64,12 @@ def _published(folder: Path, fallback: config.Config | None) -> Policy:
     return Policy(dataclasses.replace(cfg, model=model), shape, params)
 
 
-def _no_fallback(folder: Path, fallback: config.Config | None) -> None:
+def _no_fallback(folder: os.PathLike[str], fallback: config.Config | None) -> None:
     if fallback is not None:
         raise UserError(f"{folder} carries its own recipe; leave --config away")
 
 
-def _locate(folder: Path) -> tuple[Path, int | None]:
+def _locate(folder: epath.Path) -> tuple[epath.Path, int | None]:
     if (folder / "checkpoints").is_dir():
         return folder, None
     if folder.parent.name == "checkpoints" and folder.name.isdigit():

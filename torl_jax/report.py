@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
+from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from torl_jax import record
 from torl_jax.errors import UserError
-from torl_jax.logs import METRICS, read_metrics, write_atomic
+from torl_jax.logs import METRICS, read_metrics
 from torl_jax.transcript import visible
 
 # Okabe and Ito's palette: told apart with any of the usual colour deficiencies.
@@ -248,9 +250,9 @@ def headlines(rows: Sequence[Row]) -> list[dict[str, str]]:
     return cards
 
 
-def dumps(folder: Path) -> list[dict[str, Any]]:
+def dumps(folder: epath.Path) -> list[dict[str, Any]]:
     """The first and the last dump of sample episodes, by step; fewer if there are fewer."""
-    found: dict[int, list[Path]] = {}
+    found: dict[int, list[epath.Path]] = {}
     for path in sorted(folder.glob("*-[0-9]*.jsonl")):
         found.setdefault(int(path.stem.rpartition("-")[2]), []).append(path)
     chosen = sorted({min(found), max(found)}) if found else []
@@ -261,7 +263,7 @@ def dumps(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def load_dump(path: Path) -> list[dict[str, Any]]:
+def load_dump(path: epath.Path) -> list[dict[str, Any]]:
     """The first episodes of one dump."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -270,7 +272,7 @@ def load_dump(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is not an episode dump ({error}): remove the file") from error
 
 
-def load_config(path: Path) -> str | None:
+def load_config(path: epath.Path) -> str | None:
     """config.json, indented; None if the run left none."""
     if not path.is_file():
         return None
@@ -280,14 +282,14 @@ def load_config(path: Path) -> str | None:
         raise UserError(f"{path} is not JSON ({error}): mend or remove the file") from error
 
 
-def page(workdir: Path, rows: Sequence[Row], png: bytes) -> str:
+def page(workdir: epath.Path, rows: Sequence[Row], png: bytes) -> str:
     """The HTML page; every text of the run is escaped."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["visible"] = visible
-    written = datetime.datetime.fromtimestamp((workdir / METRICS).stat().st_mtime)
+    written = datetime.datetime.fromtimestamp((workdir / METRICS).stat().mtime)
     return environment.get_template("report_template.html.j2").render(
         name=workdir.resolve().name,
         first=min(row["step"] for row in rows),
@@ -300,7 +302,7 @@ def page(workdir: Path, rows: Sequence[Row], png: bytes) -> str:
     )
 
 
-def report(workdir: Path, out: Path) -> None:
+def report(workdir: epath.Path, out: epath.Path) -> None:
     """Writes curves.png and index.html of the run in `workdir` to `out`.
 
     Raises UserError for a folder without metrics or one that cannot be written.
@@ -315,8 +317,8 @@ def report(workdir: Path, out: Path) -> None:
     html = page(workdir, rows, buffer.getvalue())
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_atomic(out / "curves.png", buffer.getvalue())
-        write_atomic(out / "index.html", html.encode(errors="backslashreplace"))
+        record.replace(out / "curves.png", buffer.getvalue())
+        record.replace(out / "index.html", html.encode(errors="backslashreplace"))
     except OSError as error:
         raise UserError(
             f"cannot write the report to {out} ({error}): give another --out"
@@ -330,14 +332,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Draw the training curves of a run (curves.png) and one self-contained page "
         "with curves, config and sample episodes (index.html). Works while the run is going on.",
     )
-    parser.add_argument("workdir", type=Path, help="the --workdir given to torl_jax.train")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where to write (default: WORKDIR/report)"
-    )
+    parser.add_argument("workdir", help="the --workdir given to torl_jax.train")
+    parser.add_argument("--out", metavar="DIR", help="where to write (default: WORKDIR/report)")
     given = parser.parse_args(arguments)
-    out = given.out or given.workdir / "report"
     try:
-        report(given.workdir, out)
+        workdir = record.folder(given.workdir)
+        out = record.folder(given.out) if given.out else workdir / "report"
+        report(workdir, out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,18 +6,19 @@ back, and the call goes to the environment while every other row decodes on.
 When its observation arrives the text is appended as the TOOL's (never trained),
 read by one extend, and the row is live again. Freed slots are refilled at once.
 
-A problem always yields exactly G episodes: our own failures end in ABORT.
+A problem always yields exactly G episodes: our own failures end in ABORT, and so does
+what is unfinished at the deadline.
 """
 
 import dataclasses
-import time
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Sequence
 
 from torl_jax.envs.base import Environment
+from torl_jax.envs.desk import Desk, Failed
 from torl_jax.episode import Author, Call, End, Episode, Observation, Problem, Segment, Turn
-from torl_jax.errors import UserError
+from torl_jax.errors import Interrupted, UserError
 from torl_jax.protocols.base import Protocol
 from torl_jax.protocols.text import StopFinder, Tokenizer
 from torl_jax.sampler.engine import Chunk, Engine
@@ -38,6 +39,7 @@ class Draft:
     tokens: list[int] = dataclasses.field(default_factory=list)
     logps: list[float] = dataclasses.field(default_factory=list)
     call: Call | None = None  # waits for its observation
+    open: bool = True
 
 
 # A draft that is done, why, and for ABORT what failed.
@@ -64,11 +66,18 @@ class Rollout:
         *,
         max_prompt: int,
         max_response: int,
+        seconds: float = math.inf,
+        desk: Callable[..., Desk] = Desk,
         on_segment: Callable[[Segment], object] = lambda segment: None,
     ) -> None:
-        """Lengths in tokens; `on_segment` sees each segment of each episode as it is closed."""
+        """Lengths in tokens; `seconds` from the start of a `collect` to its deadline.
+
+        `desk(env, seconds=, stopped=)` makes what calls are handed in at; `on_segment` sees
+        each segment of each episode as it is closed.
+        """
         self.engine, self.tokenizer, self.protocol, self.env = engine, tokenizer, protocol, env
         self.max_prompt, self.max_response = max_prompt, max_response
+        self.seconds, self.desk = seconds, desk
         self.on_segment = on_segment
 
     def prompt(self, problem: Problem) -> tuple[int, ...]:
@@ -86,19 +95,18 @@ class Rollout:
         problems: Sequence[Problem],
         group_size: int,
         on_finish: Callable[[Episode], object] = lambda episode: None,
-        on_progress: Callable[[int, int], object] = lambda done, total: None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> Collected:
         """G episodes of each problem.
 
-        `on_finish` sees each episode as it ends, in any order; `on_progress`
-        (finished, total) is called once a decode segment and may raise to stop:
-        the engine stays usable.
+        `on_finish` sees each episode as it ends, in any order. Where `stopped` comes true,
+        once a decode segment, Interrupted is raised; the engine stays usable.
         """
         prompts = [self.prompt(problem) for problem in problems]
         waiting = deque((i, g) for i in range(len(problems)) for g in range(group_size))
         total = len(waiting)
+        desk = self.desk(self.env, seconds=self.seconds, stopped=stopped)
         drafts: dict[int, Draft] = {}  # by slot
-        calls: dict[Future, Draft] = {}
         finished: dict[tuple[int, int], Episode] = {}
         tool_seconds = 0.0
         try:
@@ -107,19 +115,22 @@ class Rollout:
                     index, sample = waiting.popleft()
                     draft = self._open(index, problems[index], sample, prompts[index])
                     drafts[draft.slot.index] = draft
-                done = [future for future in calls if future.done()]
-                ended = [self._observe(calls.pop(future), future) for future in done]
-                if any(draft.slot.live for draft in drafts.values()):
+                news = desk.news(wait=not any(draft.slot.live for draft in drafts.values()))
+                if news.stop:
+                    raise Interrupted
+                tool_seconds += news.waited
+                asked = {(draft.index, draft.sample): draft for draft in drafts.values()}
+                ended = [self._observe(asked[ticket], answer) for ticket, answer in news.answers]
+                if news.late:
+                    ended += [self._late(draft) for draft in asked.values() if draft.open]
+                elif any(draft.slot.live for draft in drafts.values()):
                     chunks = self.engine.decode()
-                    ended += [self._read(drafts[c.slot.index], c, calls) for c in chunks]
-                elif calls and not done:
-                    tool_seconds += wait_for_one(calls)
+                    ended += [self._read(drafts[c.slot.index], c, desk) for c in chunks]
                 for draft, end, error in filter(None, ended):
                     episode = finish(draft, end, error)
                     finished[draft.index, draft.sample] = episode
                     self.engine.release(drafts.pop(draft.slot.index).slot)
                     on_finish(episode)
-                on_progress(len(finished), total)
         finally:
             for draft in drafts.values():
                 self.engine.release(draft.slot)
@@ -138,7 +149,7 @@ class Rollout:
         self._add(draft, Segment(Author.PROMPT, prompt, self.tokenizer.decode(prompt)))
         return draft
 
-    def _read(self, draft: Draft, chunk: Chunk, calls: dict[Future, Draft]) -> Ended | None:
+    def _read(self, draft: Draft, chunk: Chunk, desk: Desk) -> Ended | None:
         """Takes in what a row has just sampled; returns the episode if that ended it."""
         stop = draft.stops.feed([self.tokenizer.bytes_of(token) for token in chunk.tokens])
         count = len(chunk.tokens) if stop is None else stop.tokens - len(draft.tokens)
@@ -146,14 +157,14 @@ class Rollout:
         draft.logps.extend(chunk.logps[:count])
         self.engine.rewind(draft.slot, len(chunk.tokens) - count)
         if stop is not None:
-            return self._ask(draft, calls)
+            return self._ask(draft, desk)
         if draft.tokens and draft.tokens[-1] in self.tokenizer.eos_ids:
             return self._close(draft, End.EOS)
         if draft.slot.remaining <= 0:
             return self._close(draft, End.LENGTH)
         return None
 
-    def _ask(self, draft: Draft, calls: dict[Future, Draft]) -> Ended | None:
+    def _ask(self, draft: Draft, desk: Desk) -> Ended | None:
         """A stop string ended the turn: run what it asks for, or go on without."""
         call = self.protocol.call(self.tokenizer.decode(draft.tokens))
         if call is None:
@@ -161,16 +172,14 @@ class Rollout:
             return self._resume(draft)
         draft.call = call
         draft.slot.live = False
-        calls[self.env.submit(call)] = draft
+        desk.submit((draft.index, draft.sample), call)
         return None
 
-    def _observe(self, draft: Draft, future: Future) -> Ended | None:
+    def _observe(self, draft: Draft, observation: Observation | Failed) -> Ended | None:
         """The tool has answered: its text enters the row, or the episode ends."""
         call, draft.call = draft.call, None
-        failure = future.exception()
-        if failure is not None:
-            return self._close(draft, End.ABORT, f"{type(failure).__name__}: {failure}")
-        observation: Observation = future.result()
+        if isinstance(observation, Failed):
+            return self._close(draft, End.ABORT, observation.error)
         draft.turns.append(Turn(call, observation))
         text = self.protocol.insertion(self.tokenizer.decode(draft.tokens), observation)
         # A program's output must not become control tokens.
@@ -205,7 +214,11 @@ class Rollout:
         draft.segments.append(segment)
         self.on_segment(segment)
 
+    def _late(self, draft: Draft) -> Ended:
+        return self._close(draft, End.ABORT, f"unfinished after {self.seconds:g} s")
+
     def _close(self, draft: Draft, end: End, error: str = "") -> Ended:
+        draft.open = False
         self._shut(draft)
         return draft, end, error
 
@@ -220,13 +233,6 @@ def finish(draft: Draft, end: End, error: str) -> Episode:
         end=end,
         error=error,
     )
-
-
-def wait_for_one(calls: Iterable[Future]) -> float:
-    """Seconds until the first of `calls` is done."""
-    start = time.perf_counter()
-    wait(calls, return_when=FIRST_COMPLETED)
-    return time.perf_counter() - start
 
 
 def admissible(rollout: Rollout, problems: Sequence[Problem]) -> tuple[list[Problem], list[str]]:

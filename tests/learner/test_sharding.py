@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from torl_jax.compilation import Counter
 from torl_jax.errors import UserError
 from torl_jax.parallel import mesh, sharding
-from torl_jax.parallel.handoff import handoff
+from torl_jax.parallel.handoff import Handoff
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +91,55 @@ def test_rows_must_divide_over_the_mesh(learner):
         learner(rows=6, sizes=(8, 1, 1))
 
 
-def test_what_is_handed_over_outlives_the_state(learner, params, batch):
-    """The update takes the state's buffers; the sampler must own its own."""
-    state = learner().create(params)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    given = handoff(state.params, np.dtype("float32"), device)
-    learner().update(state, [batch()])
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(given), params)
+# Training mesh -> sampling mesh; with one host the sampling mesh has all devices, too.
+SPANS = [
+    ((1, 1, 1), (1, 1, 1)),
+    ((2, 2, 2), (4, 1, 2)),
+    ((1, 8, 1), (2, 2, 2)),
+    ((8, 1, 1), (8, 1, 1)),
+]
+
+
+@pytest.mark.parametrize(("training", "sampling"), SPANS)
+def test_what_is_handed_over_is_cast_placed_and_outlives_the_state(
+    learner, params, batch, training, sampling
+):
+    made = learner(sizes=training)
+    over = mesh.sampling("host", *sampling, made.mesh)
+    give = Handoff(made.abstract().params, made.mesh, over, np.dtype("bfloat16"))
+    state = made.create(params)
+    given = give(state.params)
+    assert give(state.params) is not None and give.spent.bytes == sum(
+        shard.data.nbytes for x in jax.tree.leaves(given) for shard in x.addressable_shards
+    )
+    wanted = sharding.shardings(params, over)
+    # The update takes the state's buffers; the sampler must own its own.
+    state, _ = made.update(state, [batch()])
+    for x, where, original in zip(*map(jax.tree.leaves, (given, wanted, params)), strict=True):
+        assert x.sharding == where and x.dtype == "bfloat16"
+        np.testing.assert_array_equal(np.asarray(x), original.astype(x.dtype))
+
+
+def test_a_handoff_takes_the_buffers_of_the_one_before_and_compiles_once(learner, params, batch):
+    made = learner(sizes=(2, 2, 2))
+    give = Handoff(made.abstract().params, made.mesh, made.mesh, np.dtype("float32"))
+    state = made.create(params)
+    before = give(state.params)
+    state, _ = made.update(state, [batch()])
+    counter = Counter()
+    after = give(state.params)
+    state, _ = made.update(state, [batch()])
+    give(state.params)
+    assert counter.count == 0
+    assert all(x.is_deleted() for x in jax.tree.leaves(before))
+    assert all(x.is_deleted() for x in jax.tree.leaves(after))
+
+
+def test_the_same_weights_again_cost_nothing(learner, params):
+    made = learner()
+    give = Handoff(made.abstract().params, made.mesh, made.mesh, np.dtype("float32"))
+    state = made.create(params)
+    first, spent = give(state.params), give.spent
+    again = give(state.params)
+    assert give.spent is spent and not any(x.is_deleted() for x in jax.tree.leaves(first))
+    jax.tree.map(np.testing.assert_array_equal, first, again)

@@ -106,9 +106,11 @@ def test_agreement(learner, params, batch, reference):
 
 
 @pytest.fixture(scope="module")
-def pulled(learner):
+def pulled(learner, params):
     """A learner with a reference policy; both tests below give it two minibatches."""
-    return learner(kl_coef=1.0)
+    made = learner(kl_coef=1.0)
+    made.refer(params)
+    return made
 
 
 def test_minibatches_share_the_log_probs_of_the_policy_that_sampled(pulled, params, batch):

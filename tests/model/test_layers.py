@@ -76,42 +76,6 @@ def test_rope_knows_only_distances():
     assert abs(score(7, 3) - score(7, 4)) > 1e-3
 
 
-def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
-    """One query head at a time; head n reads kv head n // G."""
-    B, T, N, H = q_BTNH.shape
-    group = N // k_BSKH.shape[2]
-    out = np.zeros((B, T, N, H))
-    for b, t, n in np.ndindex(B, T, N):
-        score = k_BSKH[b, :, n // group] @ q_BTNH[b, t, n] / np.sqrt(H)
-        weight = np.exp(score - score.max()) * mask_BTS[b, t]
-        out[b, t, n] = weight / weight.sum() @ v_BSKH[b, :, n // group]
-    return out
-
-
-def test_attend_and_its_groups():
-    q, k, v = normal(2, 3, 6, 4), normal(2, 5, 2, 4), normal(2, 5, 2, 4)
-    mask = RNG.random((2, 3, 5)) < 0.6
-    mask[..., 0] = True
-    got = layers.attend(q, k, v, mask)
-    np.testing.assert_allclose(got, attention(q, k, v, mask), atol=1e-5)
-    repeated = layers.attend(q, k.repeat(3, 2), v.repeat(3, 2), mask)
-    np.testing.assert_allclose(got, repeated, atol=1e-6)
-
-
-def test_a_query_that_may_look_nowhere_stays_finite():
-    q, k, v = normal(1, 2, 2, 4), normal(1, 3, 1, 4), normal(1, 3, 1, 4)
-    assert np.isfinite(layers.attend(q, k, v, np.zeros((1, 2, 3), bool))).all()
-
-
-def test_causal_mask():
-    positions = np.asarray([[0, 1, 2, 0, 1, 0]])
-    segments = np.asarray([[1, 1, 1, 2, 2, 0]])
-    wanted = [[segments[0, t] == segments[0, s] and s <= t for s in range(6)] for t in range(6)]
-    np.testing.assert_array_equal(layers.causal_mask(positions, segments)[0], wanted)
-    dense = layers.causal_mask(np.arange(4)[None], None)[0]
-    np.testing.assert_array_equal(dense, np.tril(np.ones((4, 4), bool)))
-
-
 def test_swiglu():
     x, gate, up, down = normal(2, 3, 4), normal(4, 6), normal(4, 6), normal(6, 4)
     z = x @ gate

@@ -111,8 +111,8 @@ def test_an_extend_writes_its_own_tokens_and_nothing_else(params, shape, extend)
     rows, start, count = np.asarray([2, ROWS]), np.asarray([5, 0]), np.asarray([3, 4])
     _, after = extend(params, before, rows, start, count, np.ones((2, STEP), int))
     for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        changed = np.asarray((x != y).any(axis=(0, 3, 4)))
-        wanted = np.zeros((ROWS, CAPACITY), bool)
+        changed = np.asarray((x != y).any(axis=(0, 2, 4)))
+        wanted = np.zeros((ROWS, before.capacity), bool)
         wanted[2, 5:8] = True
         np.testing.assert_array_equal(changed, wanted)
 
@@ -123,7 +123,7 @@ def test_fork_copies_a_prefix(shape):
     after = fork(before, np.asarray([1, 0, 2]), np.asarray([3, 2, ROWS]), span=10)
     for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         wanted = np.array(x)
-        wanted[:, 3, :10], wanted[:, 2, :10] = x[:, 1, :10], x[:, 0, :10]
+        wanted[:, 3, :, :10], wanted[:, 2, :, :10] = x[:, 1, :, :10], x[:, 0, :, :10]
         np.testing.assert_array_equal(y, wanted)
 
 

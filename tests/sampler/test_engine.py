@@ -8,6 +8,8 @@ from torl_jax.compilation import Counter
 from torl_jax.model import heads
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
+from torl_jax.parallel import mesh
+from torl_jax.parallel.sharding import shardings
 from torl_jax.sampler.engine import Engine
 from torl_jax.sampler.sampling import Settings
 
@@ -26,14 +28,18 @@ def params():
     return jax.tree.map(lambda x: x * 4 if x.ndim > 1 else x, tree)
 
 
-def make(params, *, slots=4, segment=5, end=(), pause=(), capacity=64, ladder=(4, 16)) -> Engine:
+def make(
+    params, *, slots=4, segment=5, end=(), pause=(), capacity=64, ladder=(4, 16), over=None
+) -> Engine:
     end_V, pause_V = np.zeros(64, bool), np.zeros(64, bool)
     end_V[list(end)] = True
     pause_V[list(pause)] = True
     engine = Engine(
-        MODEL, slots=slots, capacity=capacity, segment=segment, extend_rows=3,
+        MODEL.clone(mesh=over), slots=slots, capacity=capacity, segment=segment, extend_rows=3,
         end_V=end_V, pause_V=pause_V, vocab=V, ladder=ladder,
     )  # fmt: skip
+    if over is not None:
+        params = jax.device_put(params, shardings(params, over))
     engine.load(params, jax.random.key(7), Settings.of())
     return engine
 
@@ -229,6 +235,37 @@ def test_nothing_compiles_after_warm_up(params):
     slot.live = False
     continue_with(engine, slot, [5] * 11)
     assert counter.count == counted
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 2), (4, 1, 1), (1, 2, 2), (8, 1, 1)])
+def test_any_mesh_samples_the_same(params, reference, sizes):
+    over = mesh.make(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
+    engine = make(params, slots=8, over=over)
+    same(run(engine, REQUESTS), reference)
+    assert engine.cache.k_LBKSH.sharding.shard_shape(engine.cache.k_LBKSH.shape)[1:3] == (
+        8 // (sizes[0] * sizes[1]), 2 // sizes[2]
+    )  # fmt: skip
+
+
+def test_on_a_mesh_nothing_compiles_after_warm_up(params):
+    engine = make(params, slots=8, over=mesh.make(2, 1, 2, devices=jax.devices()[:4]))
+    engine.warm_up()
+    counter = Counter()
+    run(engine, REQUESTS)
+    assert counter.count == 0
+
+
+def test_each_way_reads_its_own_rows_in_few_calls(params):
+    """Eight slots on four ways, three rows a call asked for: one row of each way a call."""
+    engine = make(params, slots=8, over=mesh.make(4, 1, 1, devices=jax.devices()[:4]))
+    assert engine.extend_rows == 4
+    slots = [
+        engine.admit((i, *PROMPTS[2]), problem=i, sample=0, budget=5, watch=False) for i in range(8)
+    ]
+    groups = engine._groups(slots)
+    assert [[(row, slot.index) for row, slot in group] for group in groups] == [
+        [(0, 0), (1, 2), (2, 4), (3, 6)], [(0, 1), (1, 3), (2, 5), (3, 7)]
+    ]  # fmt: skip
 
 
 def test_capacity_is_checked(params):

@@ -1,5 +1,6 @@
 """The learner: the compiled programs of one run on one mesh.
 
+    learner.refer(params)
     state = learner.create(params)
     state, stats = learner.update(state, batches)
 
@@ -9,7 +10,9 @@ the policy that sampled ("old") are computed for all of them before the first.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,11 +25,18 @@ from torl_jax.learner import state as states
 from torl_jax.learner.state import TrainState
 from torl_jax.learner.step import Objective, annotate, update
 from torl_jax.model.transformer import Transformer
+from torl_jax.parallel import mesh as meshes
 from torl_jax.parallel import sharding
 from torl_jax.rl.batch import TrainBatch
 
 # How a statistic of several optimiser steps becomes one of the rollout; else the mean.
 OVER_STEPS = {"agreement_max": np.max, "trained_tokens": np.sum}
+
+
+def fetching(state: TrainState, batch: TrainBatch, *, near: Any, **how: Any):
+    """`update`, with the optimiser's state brought to the devices first, to `near`."""
+    opt_state = jax.device_put(state.opt_state, near)
+    return update(dataclasses.replace(state, opt_state=opt_state), batch, **how)
 
 
 class Learner:
@@ -36,7 +46,7 @@ class Learner:
         sharding.check(model.config, mesh)
         self.mesh = mesh
         model = model.clone(mesh=mesh)
-        self.optimizer = optimizers.make(cfg.optimizer)
+        self.model, self.optimizer = model, optimizers.make(cfg.optimizer)
         self.objective = Objective(
             model=model,
             vocab=vocab,
@@ -48,36 +58,65 @@ class Learner:
             entropy_coef=cfg.rl.entropy_coef,
             head_chunk=cfg.learner.head_chunk,
         )
-        ways = mesh.shape["data"] * mesh.shape["fsdp"]
+        ways = meshes.ways(mesh)
         if cfg.learner.microbatch_rows % ways:
             raise UserError(
                 f"config.learner.microbatch_rows is {cfg.learner.microbatch_rows}; the mesh "
                 f"splits rows {ways} ways: set a multiple of {ways}"
             )
         self.reference = None
+        self.memory = states.HOST if cfg.optimizer.offload else states.DEVICE
         # Left to the compiler, the new state's shardings differ from the old one's, and the
         # second update would compile again.
-        layout = states.shardings(states.abstract(model.config, self.optimizer), mesh)
+        tree = states.abstract(model.config, self.optimizer)
         self._update = jax.jit(
-            update,
+            functools.partial(fetching, near=states.moments(tree.opt_state, mesh, states.DEVICE)),
             static_argnames=("objective", "optimizer"),
             donate_argnames=("state",),
-            out_shardings=(layout, sharding.replicated(mesh)),
+            out_shardings=(states.shardings(tree, mesh, self.memory), sharding.replicated(mesh)),
         )
         self._annotate = jax.jit(annotate, static_argnames=("objective",))
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the policy that training began with is needed all along."""
+        return self.objective.kl_coef > 0
+
+    def abstract(self) -> TrainState:
+        """The state's tree with shapes and shardings for leaves; nothing is allocated."""
+        tree = states.abstract(self.model.config, self.optimizer)
+        return jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+            tree,
+            states.shardings(tree, self.mesh, self.memory),
+        )
+
+    def refer(self, params: dict) -> None:
+        """Keeps a copy of `params` as the reference policy, if KL is on."""
+        if self.needs_reference:
+            placed = jax.device_put(params, sharding.shardings(params, self.mesh))
+            self.reference = jax.tree.map(lambda x: x.copy(), placed)
+
     def create(self, params: dict) -> TrainState:
-        """A fresh state in its shards; `params` also become the reference policy if KL is on."""
-        state = states.create(params, self.optimizer, self.mesh)
-        if self.objective.kl_coef:
-            # A copy: the state's own buffers are donated to the first update.
-            self.reference = jax.tree.map(lambda x: x.copy(), state.params)
-        return state
+        """A fresh state in its shards. It may take over the buffers of `params`."""
+        return states.create(params, self.optimizer, self.mesh, self.memory)
 
     def place(self, batch: TrainBatch) -> TrainBatch:
-        """The batch on the mesh, rows split over the data axes."""
-        rows, whole = sharding.rows(self.mesh), sharding.replicated(self.mesh)
-        return jax.tree.map(lambda x: jax.device_put(x, rows if np.ndim(x) == 3 else whole), batch)
+        """The batch on the mesh, rows split over the data axes.
+
+        Every host has the whole batch, and gives its own rows.
+        """
+        split, whole = sharding.rows(self.mesh), sharding.replicated(self.mesh)
+
+        def put(x: np.ndarray) -> jax.Array:
+            if np.ndim(x) < 3:
+                return jax.make_array_from_process_local_data(whole, np.asarray(x), np.shape(x))
+            own = split.addressable_devices_indices_map(x.shape).values()
+            rows = sorted({index[1].indices(x.shape[1])[:2] for index in own if index})
+            local = np.concatenate([x[:, start:end] for start, end in rows], axis=1)
+            return jax.make_array_from_process_local_data(split, local, x.shape)
+
+        return jax.tree.map(put, batch)
 
     def update(
         self, state: TrainState, batches: Sequence[TrainBatch]

@@ -22,12 +22,21 @@ class TrainState:
     step: Any
 
 
-def create(params: dict, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A state for `params` (numpy or jax), every leaf made directly in its shards."""
+# Where an array lives: beside the device's arithmetic, or in its host's memory.
+DEVICE, HOST = "device", "pinned_host"
+
+
+def create(
+    params: dict, optimizer: optax.GradientTransformation, mesh: Mesh, memory: str = DEVICE
+) -> TrainState:
+    """A state for `params` (numpy or jax), every leaf made directly in its shards.
+
+    `memory`: where the optimiser's state lives between updates.
+    """
     params = jax.device_put(params, sharding.shardings(params, mesh))
     abstract = jax.eval_shape(optimizer.init, params)
-    init = jax.jit(optimizer.init, out_shardings=sharding.shardings(abstract, mesh))
-    step = jax.device_put(jnp.int32(0), sharding.replicated(mesh))
+    init = jax.jit(optimizer.init, out_shardings=moments(abstract, mesh, memory))
+    step = jax.jit(lambda: jnp.int32(0), out_shardings=sharding.replicated(mesh))()
     return TrainState(params=params, opt_state=init(params), step=step)
 
 
@@ -38,10 +47,19 @@ def abstract(config: ModelConfig, optimizer: optax.GradientTransformation) -> Tr
     return TrainState(params=params, opt_state=opt_state, step=jax.ShapeDtypeStruct((), jnp.int32))
 
 
-def shardings(state: TrainState, mesh: Mesh) -> TrainState:
+def moments(opt_state: optax.OptState, mesh: Mesh, memory: str) -> optax.OptState:
+    """The optimiser state's tree with NamedShardings for leaves; counters stay on the device."""
+    return jax.tree.map(
+        lambda x, where: where.with_memory_kind(memory if x.ndim else DEVICE),
+        opt_state,
+        sharding.shardings(opt_state, mesh),
+    )
+
+
+def shardings(state: TrainState, mesh: Mesh, memory: str = DEVICE) -> TrainState:
     """The state's tree (arrays or shapes) with NamedShardings for leaves."""
     return TrainState(
         params=sharding.shardings(state.params, mesh),
-        opt_state=sharding.shardings(state.opt_state, mesh),
+        opt_state=moments(state.opt_state, mesh, memory),
         step=sharding.replicated(mesh),
     )

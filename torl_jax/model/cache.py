@@ -9,39 +9,64 @@ nothing else.
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
 from torl_jax.model.config import ModelConfig
+from torl_jax.parallel.sharding import ACTIVATIONS, partition
+
+LETTERS = "LBKSH"
+# The capacity is a multiple of this: one lane tile, and the smallest block that a kernel reads.
+BLOCK = 128
 
 
 @flax.struct.dataclass
 class Cache:
-    """Keys and values, [L, B, S, K, H]."""
+    """Keys and values, [L, B, K, S, H]: a head's positions lie beside each other."""
 
-    k_LBSKH: jax.Array
-    v_LBSKH: jax.Array
+    k_LBKSH: jax.Array
+    v_LBKSH: jax.Array
 
     @property
     def capacity(self) -> int:
-        """S: the most tokens a row can hold."""
-        return self.k_LBSKH.shape[2]
+        """S: the most tokens a row can hold, a multiple of BLOCK."""
+        return self.k_LBKSH.shape[3]
 
     @classmethod
-    def zeros(cls, config: ModelConfig, rows: int, capacity: int, dtype: jnp.dtype) -> "Cache":
-        """An empty cache of `rows` rows."""
-        shape = (config.layers, rows, capacity, config.kv_heads, config.head_dim)
-        return cls(
-            k_LBSKH=jnp.zeros(shape, dtype),
-            v_LBSKH=jnp.zeros(shape, dtype),
-        )
+    def zeros(
+        cls,
+        config: ModelConfig,
+        rows: int,
+        capacity: int,
+        dtype: jnp.dtype,
+        mesh: Mesh | None = None,
+    ) -> "Cache":
+        """An empty cache of `rows` rows of `capacity` positions or a few more.
+
+        On a mesh it is born in its shards: rows over data x fsdp, kv heads over tp;
+        UserError where they do not divide.
+        """
+        whole = -(-capacity // BLOCK) * BLOCK
+        shape = (config.layers, rows, config.kv_heads, whole, config.head_dim)
+
+        def make() -> Cache:
+            return cls(k_LBKSH=jnp.zeros(shape, dtype), v_LBKSH=jnp.zeros(shape, dtype))
+
+        if mesh is None:
+            return make()
+        where = NamedSharding(mesh, partition("the cache", LETTERS, shape, ACTIVATIONS, mesh))
+        return jax.jit(make, out_shardings=where)()
 
 
 @flax.struct.dataclass
 class Window:
     """Where T new tokens of R rows go.
 
-    rows_R: slot of each row, or None for "all B slots in order"; a slot of B or
-    more is nobody's: nothing is written. positions_RT: cache position of each
-    token, S or more where there is no token.
+    rows_R: None for "all B slots in order", or the slot of each row. On a mesh the
+    slots are split W ways (W = data x fsdp) and so are the rows: each way has R / W
+    rows beside each other, whose numbers here count the slots of their own way from
+    0 to B / W - 1; so no row leaves its device. Without a mesh W is 1. A number past
+    the last slot is nobody's: nothing is written.
+    positions_RT: cache position of each token, S or more where there is no token.
     """
 
     rows_R: jax.Array | None
@@ -49,33 +74,44 @@ class Window:
 
 
 def write(cache: Cache, layer: jax.Array, window: Window, k_RTKH, v_RTKH) -> Cache:
-    """Puts the new keys and values of one layer in place."""
-    rows_R = jnp.arange(k_RTKH.shape[0]) if window.rows_R is None else window.rows_R
-    where = (layer, rows_R[:, None], window.positions_RT)
-    return Cache(
-        k_LBSKH=cache.k_LBSKH.at[where].set(k_RTKH.astype(cache.k_LBSKH.dtype), mode="drop"),
-        v_LBSKH=cache.v_LBSKH.at[where].set(v_RTKH.astype(cache.v_LBSKH.dtype), mode="drop"),
-    )
+    """Puts the new keys and values of one layer in place, on one device."""
+    R, _, K, _ = k_RTKH.shape
+    rows_R = jnp.arange(R) if window.rows_R is None else window.rows_R
+    # Heads by index, not as a slice: a TPU's scatter with a slice outside of S would first
+    # turn the whole cache so that K lies inside of it, and turn it back.
+    where = (layer, rows_R[:, None, None], jnp.arange(K), window.positions_RT[:, :, None])
+
+    def put(x_LBKSH: jax.Array, new_RTKH: jax.Array) -> jax.Array:
+        return x_LBKSH.at[where].set(new_RTKH.astype(x_LBKSH.dtype), mode="drop")
+
+    return Cache(k_LBKSH=put(cache.k_LBKSH, k_RTKH), v_LBKSH=put(cache.v_LBKSH, v_RTKH))
 
 
 def read(cache: Cache, layer: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
-    """Keys and values [R, S, K, H] of one layer for the window's rows."""
-    k_BSKH = jax.lax.dynamic_index_in_dim(cache.k_LBSKH, layer, 0, keepdims=False)
-    v_BSKH = jax.lax.dynamic_index_in_dim(cache.v_LBSKH, layer, 0, keepdims=False)
-    if window.rows_R is None:
-        return k_BSKH, v_BSKH
-    # A slot that is nobody's reads some row; what it computes is dropped by `write`.
-    return (
-        k_BSKH.at[window.rows_R].get(mode="clip"),
-        v_BSKH.at[window.rows_R].get(mode="clip"),
-    )
+    """Keys and values [R, K, S, H] of one layer for the window's rows, on one device."""
+
+    def get(x_LBKSH: jax.Array) -> jax.Array:
+        if window.rows_R is None:
+            return jax.lax.dynamic_index_in_dim(x_LBKSH, layer, 0, keepdims=False)
+        # Row by row: a gather of whole rows makes a TPU's compiler rearrange them. A slot
+        # that is nobody's reads the last row; what it computes is dropped by `write`.
+        size = (1, 1, *x_LBKSH.shape[2:])
+        rows_R11KSH = jax.lax.map(
+            lambda row: jax.lax.dynamic_slice(x_LBKSH, (layer, row, 0, 0, 0), size), window.rows_R
+        )
+        return rows_R11KSH[:, 0, 0]
+
+    return get(cache.k_LBKSH), get(cache.v_LBKSH)
 
 
 def fork(cache: Cache, source_R: jax.Array, target_R: jax.Array, span: int) -> Cache:
-    """Copies the first `span` positions of rows source -> target (target >= B: nothing)."""
+    """Copies the first `span` positions of rows source -> target (target >= B: nothing).
 
-    def copy(x_LBSKH: jax.Array) -> jax.Array:
-        rows_LRSKH = x_LBSKH.at[:, source_R, :span].get(mode="clip")
-        return x_LBSKH.at[:, target_R, :span].set(rows_LRSKH, mode="drop")
+    The rows are numbers of slots in the whole cache, on a mesh too.
+    """
 
-    return Cache(k_LBSKH=copy(cache.k_LBSKH), v_LBSKH=copy(cache.v_LBSKH))
+    def copy(x_LBKSH: jax.Array) -> jax.Array:
+        rows_LRKSH = x_LBKSH.at[:, source_R, :, :span].get(mode="clip")
+        return x_LBKSH.at[:, target_R, :, :span].set(rows_LRKSH, mode="drop")
+
+    return Cache(k_LBKSH=copy(cache.k_LBKSH), v_LBKSH=copy(cache.v_LBKSH))

@@ -6,6 +6,8 @@ rotary base and its stretching. The decoder itself has no family names in it.
 """
 
 import dataclasses
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ PUBLISHED = {
     "kv_heads": "num_key_value_heads",
     "d_mlp": "intermediate_size",
 }
+POSITIONS = "max_position_embeddings"
 
 
 class Family(NamedTuple):
@@ -101,16 +104,15 @@ class ModelConfig:
         """From the contents of a published `config.json` of one of FAMILIES."""
         if not isinstance(raw, Mapping):
             raise UserError(f"config.json holds {type(raw).__name__}; expected an object")
-        family = FAMILIES.get(raw.get("model_type", ""))
+        kind = raw.get("model_type")
+        family = FAMILIES.get(kind) if isinstance(kind, str) else None
         if family is None:
             raise UserError(
-                f"config.json says model_type={raw.get('model_type')!r}; "
-                f"supported: {', '.join(FAMILIES)}"
+                f"config.json says model_type={kind!r}; supported: {', '.join(FAMILIES)}"
             )
         _refuse_unsupported(raw)
-        rope = _rope(raw)
-        eos = raw.get("eos_token_id")
         try:
+            rope = _rope(raw)
             sizes: dict[str, Any] = {name: _whole(raw, key) for name, key in PUBLISHED.items()}
             return cls(
                 **sizes,
@@ -118,14 +120,31 @@ class ModelConfig:
                 rope_theta=_real(rope, "rope_theta", 10_000.0),
                 rope_scaling=_scaling(rope),
                 norm_eps=_real(raw, "rms_norm_eps", 1e-6),
-                tied=bool(raw.get("tie_word_embeddings", False)),
+                tied=_tied(raw),
                 qkv_bias=family.qkv_bias,
                 qk_norm=family.qk_norm,
-                max_positions=raw.get("max_position_embeddings", 32768),
-                eos_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+                max_positions=_whole({POSITIONS: 32768, **raw}, POSITIONS),
+                eos_ids=_eos_ids(raw, sizes["vocab_size"]),
             )
         except KeyError as error:
             raise UserError(f"config.json lacks the key {error}") from None
+
+    def check_tokenizer(self, ids: int, folder: str | os.PathLike[str]) -> None:
+        """UserError where a tokenizer of `ids` ids, of `folder`, belongs to another model.
+
+        A model may have more rows than ids (they spell nothing), never fewer; and the ids
+        that end its texts must be among them.
+        """
+        if ids > self.vocab_size:
+            raise UserError(
+                f"{folder}: the tokenizer has {ids} ids, the model's vocabulary "
+                f"{self.vocab_size} rows; give the tokenizer that belongs to the model"
+            )
+        if any(token >= ids for token in self.eos_ids):
+            raise UserError(
+                f"{folder}: the tokenizer has {ids} ids, the model ends its texts with id "
+                f"{max(self.eos_ids)}; give the tokenizer that belongs to the model"
+            )
 
     def to_hf(self) -> dict[str, Any]:
         """A `config.json` that transformers (4 and 5) and `from_hf` read alike."""
@@ -146,7 +165,7 @@ class ModelConfig:
             "rope_scaling": _published_scaling(self.rope_scaling),
             "rms_norm_eps": self.norm_eps,
             "tie_word_embeddings": self.tied,
-            "max_position_embeddings": self.max_positions,
+            POSITIONS: self.max_positions,
             "eos_token_id": eos if len(eos) > 1 else eos[0] if eos else None,
             "use_sliding_window": False,
             "attention_bias": False,  # of Llama and Qwen3; Qwen2 has its own fixed one
@@ -179,15 +198,22 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     for key, values in ONLY.items():
         if raw.get(key, values[0]) not in values:
             raise UserError(f"config.json has {key}={raw[key]!r}; supported: {values[0]!r}")
-    sliding = [kind for kind in raw.get("layer_types") or () if kind != "full_attention"]
+    layers = raw.get("layer_types") or ()
+    if not isinstance(layers, list | tuple):
+        raise UserError(f"config.json has layer_types={layers!r}; expected a list")
+    sliding = [kind for kind in layers if kind != "full_attention"]
     if sliding:
         raise UserError(f"config.json has layers of {sliding[0]!r}; supported: 'full_attention'")
 
 
 def _rope(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Base and scaling together, as transformers 5 nests them; earlier releases do not."""
-    flat = {"rope_theta": raw["rope_theta"]} if "rope_theta" in raw else {}
-    rope = flat | dict(raw.get("rope_scaling") or {}) | dict(raw.get("rope_parameters") or {})
+    rope: dict[str, Any] = {"rope_theta": raw["rope_theta"]} if "rope_theta" in raw else {}
+    for key in ("rope_scaling", "rope_parameters"):
+        nested = raw.get(key) or {}
+        if not isinstance(nested, Mapping):
+            raise UserError(f"config.json has {key}={nested!r}; expected an object or null")
+        rope |= nested
     return {"rope_type": rope.pop("type", "default"), **rope}
 
 
@@ -227,9 +253,27 @@ def _whole(raw: Mapping[str, Any], key: str) -> int:
 
 def _real(raw: Mapping[str, Any], key: str, default: float | None = None) -> float:
     value = raw[key] if default is None else raw.get(key, default)
-    if type(value) not in (int, float) or value <= 0:
+    # Python's JSON knows NaN, Infinity, and whole numbers too large for a float.
+    if type(value) not in (int, float) or not 0 < value <= sys.float_info.max:
         raise UserError(f"config.json has {key}={value!r}; expected a number above 0")
     return float(value)
+
+
+def _tied(raw: Mapping[str, Any]) -> bool:
+    value = raw.get("tie_word_embeddings", False)
+    if not isinstance(value, bool):
+        raise UserError(f"config.json has tie_word_embeddings={value!r}; expected true or false")
+    return value
+
+
+def _eos_ids(raw: Mapping[str, Any], vocab: int) -> tuple[int, ...]:
+    found = raw.get("eos_token_id")
+    ids = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(token) is int and 0 <= token < vocab for token in ids):
+        raise UserError(
+            f"config.json has eos_token_id={found!r}; expected ids below vocab_size={vocab}"
+        )
+    return tuple(ids)
 
 
 def _head_dim(raw: Mapping[str, Any], d_model: int, heads: int) -> int:

@@ -7,9 +7,11 @@ import is strict: an unknown, missing or misshapen weight is an error.
 """
 
 import functools
+import gc
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +28,11 @@ from torl_jax.parallel.sharding import spec
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 CHECKED_ROWS = 4096  # of two tables at a time
+PIECE = 1 << 26  # bytes of a table that is written
 # Buffers that old exports carry along; they hold no information.
 IGNORED = (".rotary_emb.inv_freq",)
+
+Index = tuple[slice, ...]
 
 
 class Weight(NamedTuple):
@@ -80,82 +85,119 @@ def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
     if not path.is_file():
         raise UserError(f"no config.json in {folder}: expected a Hugging Face model folder")
     try:
-        return ModelConfig.from_hf(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+        raw = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); fetch the file again") from None
+    try:
+        return ModelConfig.from_hf(raw)
+    except UserError as error:
+        raise UserError(f"in {folder}, {error}") from None
 
 
 def is_model(folder: str | os.PathLike[str]) -> bool:
     """Whether `folder` has a `config.json` that names a model type (a run's own has none)."""
     path = Path(folder) / "config.json"
-    return path.is_file() and '"model_type"' in path.read_text()
+    return path.is_file() and b'"model_type"' in path.read_bytes()
+
+
+def check(folder: str | os.PathLike[str]) -> ModelConfig:
+    """The model's shape, if every weight is there in its shape and no other: reads headers only.
+
+    UserError otherwise, naming the file, what was found and what was expected.
+    """
+    return _open(folder)[0]
+
+
+def _open(folder: str | os.PathLike[str]) -> tuple[ModelConfig, Store, list[Weight]]:
+    config, store = read_config(folder), Store(folder)
+    rows = table(config)
+    _check_names(config, store, rows)
+    for row in rows:
+        for name in _published(row, config.layers):
+            store.check(name, row.published)
+    return config, store, rows
 
 
 def load(folder: str | os.PathLike[str], mesh: Mesh | None = None) -> tuple[ModelConfig, dict]:
     """(config, params): a tree of float32 arrays in the shapes of `Transformer`.
 
     numpy arrays, or, with a mesh, jax arrays made directly in their shards: a host reads
-    and holds no more than its own, one weight at a time beyond that.
+    and holds no more than its own, one device's shard of one weight beyond that.
     """
-    config, store = read_config(folder), Store(folder)
-    rows = table(config)
-    _check_names(config, store, rows)
+    config, store, rows = _open(folder)
+    if config.tied and HEAD in store.names:
+        _check_repeated(store, config)
     params: dict = {}
-    for row in rows:
-        for name in _published(row, config.layers):
-            store.check(name, row.published)
+    # The largest first: what making a weight takes beyond it then never tops all the others.
+    for row in sorted(rows, key=functools.partial(_size, config), reverse=True):
         stack = (config.layers,) if row.path[0] == "blocks" else ()
         shape = (*stack, *row.shape)
         read = functools.partial(_read, store, row, shape)
         if mesh is None:
-            value = read(None)
+            value = read((slice(None),) * len(shape))
         else:
-            where = NamedSharding(mesh, spec(row.path, shape, mesh))
-            value = jax.make_array_from_callback(shape, where, read)
+            value = _sharded(read, shape, NamedSharding(mesh, spec(row.path, shape, mesh)))
         _put(params, row.path, value)
     return config, params
 
 
+def _size(config: ModelConfig, row: Weight) -> int:
+    return len(_published(row, config.layers)) * math.prod(row.shape)
+
+
+def _sharded(
+    read: Callable[[Index], np.ndarray], shape: tuple[int, ...], where: NamedSharding
+) -> jax.Array:
+    """The array of what `read` gives, a shard at a time; equal ones are read once."""
+    # jax.make_array_from_callback would hold all of this host's shards twice.
+    made: list[tuple[Index, jax.Array]] = []
+    for device, index in where.addressable_devices_indices_map(shape).items():
+        assert index is not None
+        twin = next((shard for known, shard in made if known == index), None)
+        shard = jax.device_put(read(index) if twin is None else twin, device)
+        made.append((index, shard.block_until_ready()))
+        # Only then does jax let go of the numpy array that it has copied.
+        gc.collect(0)
+    return jax.make_array_from_single_device_arrays(shape, where, [shard for _, shard in made])
+
+
 def _check_names(config: ModelConfig, store: Store, rows: list[Weight]) -> None:
+    says = f"config.json says {config.layers} layers, tied={config.tied}"
+    if config.layers > len(store.names):
+        raise UserError(f"{store.listing} has {len(store.names)} weights; {says}")
     expected = {name for row in rows for name in _published(row, config.layers)}
-    extra = sorted(n for n in store.names if n not in expected and not n.endswith(IGNORED))
     # A tied model's file may repeat the embedding under the head's name.
-    if config.tied and HEAD in extra:
-        extra.remove(HEAD)
-        _check_repeated(store, config.vocab_size)
+    known = expected | {HEAD} if config.tied else expected
+    extra = sorted(n for n in store.names if n not in known and not n.endswith(IGNORED))
     missing = sorted(expected - store.names)
-    if missing or extra:
-        kind, names = ("lacks", missing) if missing else ("has an unknown", extra)
-        raise UserError(
-            f"{store.folder} {kind} weight {names[0]} ({len(names)} such); config.json says "
-            f"{config.layers} layers, tied={config.tied}"
-        )
+    if missing:
+        raise UserError(f"{store.listing} lacks weight {missing[0]} ({len(missing)} such); {says}")
+    if extra:
+        path = store.path(extra[0])
+        raise UserError(f"{path} has an unknown weight {extra[0]} ({len(extra)} such); {says}")
 
 
-def _check_repeated(store: Store, vocab: int) -> None:
-    for start in range(0, vocab, CHECKED_ROWS):
-        index = (slice(start, min(start + CHECKED_ROWS, vocab)), slice(None))
+def _check_repeated(store: Store, config: ModelConfig) -> None:
+    store.check(HEAD, (config.vocab_size, config.d_model))
+    for start in range(0, config.vocab_size, CHECKED_ROWS):
+        index = (slice(start, min(start + CHECKED_ROWS, config.vocab_size)), slice(None))
         head, embed = (store.read(name, index) for name in (HEAD, EMBEDDING))
         if not np.array_equal(head.astype(np.float32), embed.astype(np.float32)):
             raise UserError(
-                f"{store.folder}: {HEAD} differs from the embedding, config.json says tied; "
+                f"{store.path(HEAD)}: {HEAD} differs from the embedding, config.json says tied; "
                 "set tie_word_embeddings to false there"
             )
 
 
-def _read(
-    store: Store, row: Weight, shape: tuple[int, ...], index: tuple[slice, ...] | None
-) -> np.ndarray:
-    """A piece of one of our weights: `index` has a slice for each axis, None is all of it."""
-    index = index or (slice(None),) * len(shape)
+def _read(store: Store, row: Weight, shape: tuple[int, ...], index: Index) -> np.ndarray:
+    """A piece of one of our weights, float32; UserError for a value that is not finite."""
     bounds = [part.indices(size)[:2] for part, size in zip(index, shape, strict=True)]
     sizes = [end - start for start, end in bounds]
     if row.path[0] != "blocks":
-        return _turn(row, store.read(row.name, _cut(row, bounds)), sizes)
+        return _turn(store, row.name, row, bounds, sizes)
     out = np.empty(sizes, np.float32)
     for place, layer in enumerate(range(*bounds[0])):
-        piece = store.read(row.name.format(layer), _cut(row, bounds[1:]))
-        out[place] = _turn(row, piece, sizes[1:])
+        out[place] = _turn(store, row.name.format(layer), row, bounds[1:], sizes[1:])
     return out
 
 
@@ -174,9 +216,19 @@ def _cut(row: Weight, bounds: Sequence[tuple[int, int]]) -> tuple[slice, ...]:
     return tuple(reversed(slices)) if row.transpose else tuple(slices)
 
 
-def _turn(row: Weight, array: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+def _turn(
+    store: Store, name: str, row: Weight, bounds: Sequence[tuple[int, int]], sizes: Sequence[int]
+) -> np.ndarray:
+    array = store.read(name, _cut(row, bounds))
     array = array.T if row.transpose else array
-    return np.ascontiguousarray(array, dtype=np.float32).reshape(sizes)
+    with np.errstate(over="ignore"):  # of a float64: infinity, which is refused
+        array = np.ascontiguousarray(array, dtype=np.float32).reshape(sizes)
+    if not np.isfinite(array).all():
+        raise UserError(
+            f"{store.path(name)}: {name} holds NaN or infinity, expected finite numbers; "
+            "the model is damaged"
+        )
+    return array
 
 
 def _published(row: Weight, layers: int) -> list[str]:
@@ -191,24 +243,6 @@ def _put(tree: dict, path: tuple[str, ...], value: Any) -> None:
     tree[path[-1]] = value
 
 
-def publish(config: ModelConfig, params: Mapping, dtype: str = "float32") -> dict[str, np.ndarray]:
-    """Our parameters under their published names and layouts."""
-    numpy_dtype = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[dtype]
-    tensors = {}
-    for row in table(config):
-        value = params
-        for key in row.path:
-            value = value[key]
-        value = np.asarray(value)
-        layers = value if row.path[0] == "blocks" else [value]
-        for name, array in zip(_published(row, config.layers), layers, strict=True):
-            published = row.published[::-1] if row.transpose else row.published
-            array = array.reshape(published)
-            array = array.T if row.transpose else array
-            tensors[name] = np.ascontiguousarray(array, dtype=numpy_dtype)
-    return tensors
-
-
 def save(
     folder: str | os.PathLike[str],
     config: ModelConfig,
@@ -216,33 +250,72 @@ def save(
     dtype: str = "float32",
     shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes config.json and safetensors (several files and an index above `shard_bytes`)."""
+    """Writes config.json and safetensors (several files and an index above `shard_bytes`).
+
+    `params` are numpy arrays or jax arrays, which one process must hold all of. Beyond
+    them, one file's weights are in memory at a time.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = publish(config, params, dtype)
-    shards: list[dict[str, np.ndarray]] = [{}]
-    size = 0
-    for name, array in tensors.items():
-        if shards[-1] and size + array.nbytes > shard_bytes:
-            shards.append({})
+    numpy_dtype = np.dtype({"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[dtype])
+    shards: list[list[Part]] = [[]]
+    size = total = 0
+    for part in _parts(config):
+        nbytes = math.prod(part.row.shape) * numpy_dtype.itemsize
+        if shards[-1] and size + nbytes > shard_bytes:
+            shards.append([])
             size = 0
-        shards[-1][name] = array
-        size += array.nbytes
+        shards[-1].append(part)
+        size += nbytes
+        total += nbytes
     (folder / "config.json").write_text(
         json.dumps(config.to_hf() | {"torch_dtype": dtype}, indent=2) + "\n"
     )
-    if len(shards) == 1:
-        _write(folder / SINGLE, shards[0])
-        return
     files = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    files = [SINGLE] if len(shards) == 1 else files
     for file, shard in zip(files, shards, strict=True):
-        _write(folder / file, shard)
-    where = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-    total = sum(array.nbytes for array in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": where}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        tensors = {part.name: _publish(part, params, numpy_dtype) for part in shard}
+        # transformers refuses a file whose metadata does not say who wrote it.
+        safetensors.numpy.save_file(tensors, folder / file, metadata={"format": "pt"})
+        del tensors  # before the next file's are made
+    if len(shards) > 1:
+        where = {p.name: file for file, shard in zip(files, shards, strict=True) for p in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _write(path: Path, shard: dict[str, np.ndarray]) -> None:
-    # transformers refuses a file whose metadata does not say who wrote it.
-    safetensors.numpy.save_file(shard, path, metadata={"format": "pt"})
+class Part(NamedTuple):
+    """One published tensor: a whole weight of ours, or one layer of it."""
+
+    name: str
+    row: Weight
+    layer: int | None
+
+
+def _parts(config: ModelConfig) -> list[Part]:
+    """Every published tensor, layer by layer, as models are read."""
+    rows = table(config)
+    whole = [Part(row.name, row, None) for row in rows if row.path[0] != "blocks"]
+    stacked = [row for row in rows if row.path[0] == "blocks"]
+    layers = range(config.layers)
+    return whole + [Part(row.name.format(i), row, i) for i in layers for row in stacked]
+
+
+def _publish(part: Part, params: Mapping, dtype: np.dtype) -> np.ndarray:
+    """One of our parameters in its published layout."""
+    value: Any = params
+    for key in part.row.path:
+        value = value[key]
+    array = _rows(value, dtype) if part.layer is None else np.asarray(value[part.layer])
+    published = part.row.published
+    array = array.reshape(published[::-1]).T if part.row.transpose else array.reshape(published)
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _rows(value: np.ndarray | jax.Array, dtype: np.dtype) -> np.ndarray:
+    """The whole array, some rows at a time: jax keeps what it once showed to numpy."""
+    out = np.empty(value.shape, dtype)
+    step = max(1, PIECE // (value.nbytes // len(value)))
+    for start in range(0, len(value), step):
+        out[start : start + step] = value[start : start + step]
+    return out

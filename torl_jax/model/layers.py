@@ -1,7 +1,6 @@
 """The decoder's mathematics as free functions of arrays.
 
-Axis letters: B rows, T new tokens, S key positions, D model, N query heads,
-K kv heads, G queries per kv head (N = K * G), H head dim, F mlp.
+Axis letters: B rows, T tokens, D model, N heads, H head dim, F mlp.
 """
 
 import jax
@@ -44,30 +43,6 @@ def rope(x_BTNH: jax.Array, positions_BT: jax.Array, freq_h: np.ndarray) -> jax.
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
     return turned.astype(x_BTNH.dtype)
-
-
-def causal_mask(positions_BT: jax.Array, segments_BT: jax.Array | None) -> jax.Array:
-    """[B, T, T] True where a query may look: not later, and in its own segment."""
-    mask = positions_BT[:, :, None] >= positions_BT[:, None, :]
-    if segments_BT is not None:
-        mask &= segments_BT[:, :, None] == segments_BT[:, None, :]
-    return mask
-
-
-def attend(q_BTNH, k_BSKH, v_BSKH, mask_BTS) -> jax.Array:
-    """softmax(q k^T / sqrt(H)) v with N query heads sharing K kv heads; softmax in float32.
-
-    Returns [B, T, N, H]. A query that may look nowhere gets a finite, meaningless value.
-    """
-    B, T, N, H = q_BTNH.shape
-    K = k_BSKH.shape[2]
-    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
-    score_BKGTS = jnp.einsum(
-        "BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32
-    )
-    score_BKGTS = jnp.where(mask_BTS[:, None, None], score_BKGTS * H**-0.5, -1e30)
-    weight_BKGTS = jax.nn.softmax(score_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", weight_BKGTS, v_BSKH).reshape(B, T, N, H)
 
 
 def swiglu(x_BTD, gate_DF, up_DF, down_FD, mesh: Mesh | None = None) -> jax.Array:

@@ -20,24 +20,32 @@ SINGLE = "model.safetensors"
 DTYPES = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64}
 
 
+# What stands in a repository in place of a large file that was not fetched.
+POINTER = b"version https://git-lfs"
+
+
 class Store:
-    """`names` are the published names of all weights."""
+    """`names` are the published names of all weights; `listing` is the file that tells them."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
-        self._files = weight_files(self.folder)
+        folder = Path(folder)
+        self.listing = folder / (INDEX if (folder / INDEX).is_file() else SINGLE)
+        self._files = weight_files(folder)
         self._opened: dict[Path, safetensors.safe_open] = {}
         self.names = self._files.keys()
 
+    def path(self, name: str) -> Path:
+        """The file that holds the weight."""
+        return self._files[name]
+
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """UserError where the weight has another shape or holds no floats."""
-        piece = self._slice(name)
-        if tuple(piece.get_shape()) != shape:
-            found = tuple(piece.get_shape())
-            raise UserError(f"{self.folder}: {name} has shape {found}, config.json says {shape}")
-        if piece.get_dtype() not in DTYPES:
-            found = piece.get_dtype()
-            raise UserError(f"{self.folder}: {name} is {found}; expected {', '.join(DTYPES)}")
+        path, piece = self.path(name), self._slice(name)
+        found, dtype = tuple(piece.get_shape()), piece.get_dtype()
+        if found != shape:
+            raise UserError(f"{path}: {name} has shape {found}, config.json says {shape}")
+        if dtype not in DTYPES:
+            raise UserError(f"{path}: {name} is {dtype}; expected {', '.join(DTYPES)}")
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
         """A piece of the weight in the file's own dtype."""
@@ -45,19 +53,13 @@ class Store:
         try:
             return piece[index]
         except safetensors.SafetensorError as error:
-            raise self._damage(name, error) from None
+            raise _damaged(self.path(name), error) from None
 
     def _slice(self, name: str):
-        path = self._files[name]
-        try:
-            if path not in self._opened:
-                self._opened[path] = safetensors.safe_open(path, framework="numpy")
-            return self._opened[path].get_slice(name)
-        except safetensors.SafetensorError as error:
-            raise self._damage(name, error) from None
-
-    def _damage(self, name: str, error: Exception) -> UserError:
-        return UserError(f"{self._files[name]} cannot be read at {name} ({error})")
+        path = self.path(name)
+        if path not in self._opened:
+            self._opened[path] = _open(path)
+        return self._opened[path].get_slice(name)
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -73,7 +75,8 @@ def weight_files(folder: Path) -> dict[str, Path]:
     absent = sorted({file for file in where.values() if not (folder / file).is_file()})
     if absent:
         raise UserError(f"{folder / INDEX} names {absent[0]}, which is not in the folder")
-    held = [(name, file) for file in sorted(set(where.values())) for name in _names(folder / file)]
+    files = sorted(set(where.values()))
+    held = [(name, file) for file in files for name in _names(folder / file)]
     wrong = sorted(set(held) ^ set(where.items()))
     if wrong:
         name, file = wrong[0]
@@ -84,17 +87,32 @@ def weight_files(folder: Path) -> dict[str, Path]:
 
 def _read_index(path: Path) -> dict[str, str]:
     try:
-        where = json.loads(path.read_text())["weight_map"]
+        where = json.loads(path.read_bytes())["weight_map"]
         return {str(name): str(file) for name, file in where.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is no index of weights ({type(error).__name__}: {error}); fetch it again"
         ) from None
 
 
-def _names(path: Path) -> list[str]:
+def _open(path: Path) -> safetensors.safe_open:
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise UserError(
+                f"{path} is a git-lfs pointer, expected the weights themselves: run `git lfs "
+                "pull` where the folder was cloned"
+            )
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return list(file.keys())
+        return safetensors.safe_open(path, framework="numpy")
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} cannot be read ({error}); the file is damaged") from None
+        raise _damaged(path, error) from None
+
+
+def _names(path: Path) -> list[str]:
+    return list(_open(path).keys())
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())
+    size = path.stat().st_size
+    return UserError(f"{path} of {size} bytes is damaged or cut short ({reason}); fetch it again")

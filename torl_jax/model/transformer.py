@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from torl_jax.model import layers
-from torl_jax.model.cache import Cache, Window, read, write
+from torl_jax.model.attention.seam import cached, packed
+from torl_jax.model.cache import Cache, Window
 from torl_jax.model.config import ModelConfig
 from torl_jax.parallel.sharding import shard, shardings
 
@@ -36,9 +37,10 @@ class Attention(nn.Module):
 
     config: ModelConfig
     mesh: Mesh | None
+    kernel: str
 
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, mask, cache: Cache | None, window, layer):
+    def __call__(self, x_BTD, positions_BT, segments_BT, cache: Cache | None, window, layer):
         c = self.config
         weights = {
             "q": self.param("q_DNH", INIT, (c.d_model, c.heads, c.head_dim)),
@@ -69,10 +71,14 @@ class Attention(nn.Module):
         q_BTNH = layers.rope(heads["q"], positions_BT, freq_h)
         k_BTKH = layers.rope(heads["k"], positions_BT, freq_h)
         v_BTKH = heads["v"]
-        if cache is not None:
-            cache = write(cache, layer, window, k_BTKH, v_BTKH)
-            k_BTKH, v_BTKH = read(cache, layer, window)
-        out_BTNH = layers.attend(q_BTNH, k_BTKH, v_BTKH, mask)
+        if cache is None:
+            out_BTNH = packed(
+                q_BTNH, k_BTKH, v_BTKH, positions_BT, segments_BT, name=self.kernel, mesh=self.mesh
+            )
+        else:
+            out_BTNH, cache = cached(
+                q_BTNH, k_BTKH, v_BTKH, cache, layer, window, name=self.kernel, mesh=self.mesh
+            )
         return jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD.astype(x_BTD.dtype)), cache
 
 
@@ -97,15 +103,16 @@ class Block(nn.Module):
 
     config: ModelConfig
     mesh: Mesh | None
+    kernel: str
 
     @nn.compact
-    def __call__(self, carry, layer, positions_BT, mask, window):
+    def __call__(self, carry, layer, positions_BT, segments_BT, window):
         x_BTD, cache = carry
         ones, c, mesh = nn.initializers.ones_init(), self.config, self.mesh
         scale_D = self.param("attention_norm_D", ones, (c.d_model,))
         normed_BTD = layers.rms_norm(x_BTD, scale_D, c.norm_eps)
-        out_BTD, cache = Attention(c, mesh, name="attention")(
-            normed_BTD, positions_BT, mask, cache, window, layer
+        out_BTD, cache = Attention(c, mesh, self.kernel, name="attention")(
+            normed_BTD, positions_BT, segments_BT, cache, window, layer
         )
         x_BTD = shard(x_BTD + out_BTD, "BTD", mesh)
         scale_D = self.param("mlp_norm_D", ones, (c.d_model,))
@@ -116,13 +123,15 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """tokens -> hidden states after the final norm (the head is `heads.py`).
 
-    Without a mesh it is a program for one device.
+    Without a mesh it is a program for one device. `attention` names an implementation
+    (`attention/seam.py`); "auto" takes that of the platform.
     """
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     mesh: Mesh | None = None
+    attention: str = "auto"
 
     @nn.compact
     def __call__(
@@ -142,14 +151,10 @@ class Transformer(nn.Module):
         c = self.config
         embed_VD = self.param("embed_VD", INIT, (c.vocab_size, c.d_model))
         x_BTD = shard(embed_VD.astype(self.dtype)[tokens_BT], "BTD", self.mesh)
-        if cache is None:
-            mask = layers.causal_mask(positions_BT, segments_BT)
-        else:
-            mask = positions_BT[:, :, None] >= jnp.arange(cache.capacity)
         block = Block
         if self.remat != "none":
             block = nn.remat(Block, prevent_cse=False, policy=REMAT[self.remat])
-        # (layer, positions, mask, window); flax's annotation knows single axes only.
+        # (layer, positions, segments, window); flax's annotation knows single axes only.
         in_axes: Any = (0, nn.broadcast, nn.broadcast, nn.broadcast)
         scanned = nn.scan(
             block,
@@ -158,8 +163,8 @@ class Transformer(nn.Module):
             in_axes=in_axes,
             length=c.layers,
         )
-        (x_BTD, cache), _ = scanned(c, self.mesh, name="blocks")(
-            (x_BTD, cache), jnp.arange(c.layers), positions_BT, mask, window
+        (x_BTD, cache), _ = scanned(c, self.mesh, self.attention, name="blocks")(
+            (x_BTD, cache), jnp.arange(c.layers), positions_BT, segments_BT, window
         )
         scale_D = self.param("final_norm_D", nn.initializers.ones_init(), (c.d_model,))
         if not c.tied:
@@ -171,7 +176,7 @@ class Transformer(nn.Module):
 def initialise(config: ModelConfig, key: jax.Array, mesh: Mesh | None = None) -> Any:
     """Random float32 parameters (normal 0.02, norms 1, biases 0), born in their shards."""
     dummy = jnp.zeros((1, 1), jnp.int32)
-    params = Transformer(config).init(key, dummy, dummy)["params"]
+    params = Transformer(config, attention="xla").init(key, dummy, dummy)["params"]
     if mesh is None:
         return params
     return jax.lax.with_sharding_constraint(params, shardings(params, mesh))

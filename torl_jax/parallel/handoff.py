@@ -1,16 +1,72 @@
-"""Training weights -> sampling weights: cast and reshard on the device."""
+"""Training weights -> sampling weights: cast and reshard on the devices.
 
-import functools
+    give = Handoff(abstract, training, sampling, dtype)
+    params = give(state.params)
+
+One compiled program over all devices: each host's devices get a whole set of weights,
+laid out for its sampling mesh. Each host then takes its own pieces of the result as
+arrays of its own mesh, without a copy. The weights of the step before are donated, so
+there is never more than one set.
+"""
+
+import dataclasses
+import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from torl_jax.parallel import mesh as meshes
+from torl_jax.parallel.sharding import shardings
 
 
-@functools.partial(jax.jit, static_argnames=("dtype",))
-def _cast(params, dtype: jnp.dtype):
-    return jax.tree.map(lambda x: x.astype(dtype), params)
+@dataclasses.dataclass
+class Spent:
+    """What the last handoff cost: bytes that this host's devices received, seconds."""
+
+    bytes: int = 0
+    seconds: float = 0.0
 
 
-def handoff(params, dtype: jnp.dtype, sharding: jax.sharding.Sharding):
-    """The parameters in `dtype` under `sharding`; the originals stay as they are."""
-    return jax.device_put(_cast(params, dtype), sharding)
+class Handoff:
+    """Holds the weights that it has given: they live until the next ones replace them."""
+
+    def __init__(self, abstract: Any, training: Mesh, sampling: Mesh, dtype: Any) -> None:
+        """`abstract`: the parameters' tree with shapes for leaves."""
+        over = meshes.everywhere(sampling, training)
+        self.spent = Spent()
+        self.layout = shardings(abstract, over)
+        self.given = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), abstract)
+        self.local = shardings(abstract, sampling)
+        self.program = jax.jit(
+            cast, donate_argnames=("before",), keep_unused=True, out_shardings=self.layout
+        )
+        self._held: Any = None
+        self._of: Any = None
+
+    def __call__(self, params: Any) -> Any:
+        """`params` as the sampler wants them. The same `params` again cost nothing."""
+        if self._of is not params:
+            begin = time.perf_counter()
+            if self._held is None:
+                self._held = jax.jit(self._zeros, out_shardings=self.layout)()
+            self._held = jax.block_until_ready(self.program(params, before=self._held))
+            self._of = params
+            pieces = [s.data for x in jax.tree.leaves(self._held) for s in x.addressable_shards]
+            self.spent = Spent(sum(x.nbytes for x in pieces), time.perf_counter() - begin)
+        return jax.tree.map(mine, self._held, self.local)
+
+    def _zeros(self) -> Any:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self.given)
+
+
+def cast(params: Any, before: Any) -> Any:
+    """`params` in the dtype of `before`, whose buffers they take."""
+    return jax.tree.map(lambda x, old: x.astype(old.dtype), params, before)
+
+
+def mine(x: jax.Array, where: NamedSharding) -> jax.Array:
+    """This host's pieces of `x`, as an array of its own mesh."""
+    pieces = [shard.data for shard in x.addressable_shards]
+    return jax.make_array_from_single_device_arrays(x.shape, where, pieces)

@@ -5,6 +5,9 @@ yet. `extend` writes known tokens (a prompt, a tool's output) and needs no head
 at all; `decode_segment` feeds the pending token, samples the next one, which
 becomes pending, and so on. Everything about a row is data (`Rows`), so lengths,
 budgets, calls and order never compile anything.
+
+On the model's mesh rows lie over data x fsdp, heads and vocabulary over tp; `Rows` and
+what is sampled are whole on every device, so that every host of a mesh can read them.
 """
 
 import dataclasses
@@ -14,11 +17,13 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from torl_jax.model import heads
-from torl_jax.model.cache import Cache, Window
+from torl_jax.model.cache import LETTERS, Cache, Window
 from torl_jax.model.cache import fork as fork_rows
 from torl_jax.model.transformer import Transformer
+from torl_jax.parallel.sharding import replicated, shard
 from torl_jax.sampler.sampling import Settings, sample
 
 Array = Any  # numpy on the host, jax in a program
@@ -52,8 +57,8 @@ class Marks:
     a hint that saves overshoot, never the decision.
     """
 
-    end_V: jax.Array
-    pause_V: jax.Array
+    end_V: Array
+    pause_V: Array
 
 
 @flax.struct.dataclass
@@ -68,25 +73,45 @@ class Sampled:
 
 @functools.partial(jax.jit, static_argnames=("model",), donate_argnames=("cache",))
 def extend(params, cache: Cache, slots_R, start_R, count_R, tokens_RT, *, model: Transformer):
-    """Writes count_R tokens of each row at positions start_R.. of slots_R into the cache."""
+    """Writes count_R tokens of each row at positions start_R.. of slots_R into the cache.
+
+    slots_R are numbered as `Window` says: on a mesh within each way.
+    """
     offset_T = jnp.arange(tokens_RT.shape[1])
     real_RT = offset_T < count_R[:, None]
     positions_RT = jnp.where(real_RT, start_R[:, None] + offset_T, cache.capacity)
     window = Window(rows_R=slots_R, positions_RT=positions_RT)
+    written: Any
     _, written = model.apply(
         {"params": params}, tokens_RT, positions_RT, cache=cache, window=window
     )
-    return written
+    return placed(written, model.mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("span",), donate_argnames=("cache",))
-def fork(cache: Cache, source_R, target_R, *, span: int) -> Cache:
+@functools.partial(jax.jit, static_argnames=("span", "mesh"), donate_argnames=("cache",))
+def fork(cache: Cache, source_R, target_R, *, span: int, mesh: Mesh | None = None) -> Cache:
     """Gives rows target_R the first `span` positions of rows source_R."""
-    return fork_rows(cache, source_R, target_R, span)
+    return placed(fork_rows(cache, source_R, target_R, span), mesh)
 
 
-def row_keys(key: jax.Array, rows: Rows) -> jax.Array:
-    """The random key of each row's next token: key <- problem <- sample <- place."""
+def placed(cache: Cache, mesh: Mesh | None) -> Cache:
+    """The cache where it was born: another layout would compile the next call again."""
+    return jax.tree.map(lambda x: shard(x, LETTERS, mesh), cache)
+
+
+def whole(tree, mesh: Mesh | None):
+    """Every array of `tree` on every device."""
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
+def row_keys(seed_2: jax.Array, rows: Rows) -> jax.Array:
+    """The random key of each row's next token: seed <- problem <- sample <- place.
+
+    seed_2 are a key's two words (`jax.random.key_data`).
+    """
+    key = jax.random.wrap_key_data(seed_2)
 
     def fold(problem, sample_, place):
         row = jax.random.fold_in(jax.random.fold_in(key, problem), sample_)
@@ -102,14 +127,14 @@ def decode_segment(
     rows: Rows,
     marks: Marks,
     settings: Settings,
-    key: jax.Array,
+    seed_2: jax.Array,
     *,
     model: Transformer,
     steps: int,
     vocab: int,
 ) -> tuple[Cache, Sampled]:
     """Up to `steps` tokens for each live row; ends as soon as no row is live."""
-    B = rows.len_B.shape[0]
+    B, mesh = rows.len_B.shape[0], model.mesh
     sampled = Sampled(
         tokens_BT=jnp.zeros((B, steps), jnp.int32),
         logp_BT=jnp.zeros((B, steps), jnp.float32),
@@ -132,18 +157,18 @@ def decode_segment(
             cache=held,
             window=Window(rows_R=None, positions_RT=positions_B1),
         )
-        logits_BV = heads.logits(params, hidden_B1D[:, 0], vocab)
-        token_B, logp_B = sample(logits_BV, row_keys(key, rows), settings)
+        logits_BV = shard(heads.logits(params, hidden_B1D[:, 0], vocab), "BV", mesh)
+        token_B, logp_B = whole(sample(logits_BV, row_keys(seed_2, rows), settings), mesh)
         sampled = Sampled(
             tokens_BT=sampled.tokens_BT.at[:, sampled.steps].set(token_B),
             logp_BT=sampled.logp_BT.at[:, sampled.steps].set(logp_B),
             count_B=sampled.count_B + rows.live_B,
             steps=sampled.steps + 1,
         )
-        return written, advance(rows, token_B, marks), sampled
+        return placed(written, mesh), advance(rows, token_B, marks), sampled
 
     filled, _, sampled = jax.lax.while_loop(unfinished, step, (cache, rows, sampled))
-    return filled, sampled
+    return filled, whole(sampled, mesh)
 
 
 def advance(rows: Rows, token_B: jax.Array, marks: Marks) -> Rows:

@@ -11,6 +11,9 @@ The host owns all small state (`slots.py`); the device holds parameters and the
 cache and runs the pure programs of `decode.py`. What a row samples depends on
 the run's key, its problem, its sample number and the place in its response
 alone, not on its slot, its neighbours or the order in which tools answer.
+
+The engine works on its model's mesh, or on one device without. There the slots are
+split W ways, and one call of `extend` takes as many rows of each way.
 """
 
 import dataclasses
@@ -18,11 +21,12 @@ import time
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from torl_jax.model.cache import Cache
 from torl_jax.model.transformer import Transformer
+from torl_jax.parallel import mesh as meshes
+from torl_jax.parallel.sharding import replicated
 from torl_jax.sampler.decode import Marks, Rows, decode_segment, extend, fork
 from torl_jax.sampler.sampling import Settings
 from torl_jax.sampler.slots import NOBODY, Slot, Table
@@ -69,36 +73,43 @@ class Engine:
         """`capacity`: tokens a row; `vocab`: ids from here on are never sampled.
 
         `ladder`: lengths that `extend` is compiled for; longer texts take several calls.
+        `extend_rows`: rows of one such call, at least one of each way.
         """
         self.model, self.capacity, self.vocab = model, capacity, vocab
-        self.segment, self.extend_rows = segment, extend_rows
+        self.segment, mesh = segment, model.mesh
+        self.ways = 1 if mesh is None else meshes.ways(mesh)
+        self.extend_rows = -(-extend_rows // self.ways) * self.ways
         self.ladder = tuple(sorted({min(step, capacity) for step in ladder}))
-        self.marks = Marks(end_V=jnp.asarray(end_V), pause_V=jnp.asarray(pause_V))
-        self.cache = Cache.zeros(model.config, slots, capacity, model.dtype)
+        self.marks = jax.device_put(
+            Marks(end_V=end_V, pause_V=pause_V), None if mesh is None else replicated(mesh)
+        )
+        self.cache = Cache.zeros(model.config, slots, capacity, model.dtype, mesh)
         self.table = Table(slots)
         self.tally = Tally()
         self.settings = Settings.of()
-        self.key = jax.random.key(0)
+        self.seed_2 = np.zeros(2, np.uint32)
         self.params = None
 
     def load(self, params, key: jax.Array, settings: Settings) -> None:
         """New weights, key and sampling settings; what was read under old weights is void."""
         if any(slot.taken for slot in self.table.slots):
             raise RuntimeError("weights are loaded between rollouts: some slots are still taken")
-        self.params, self.key, self.settings = params, key, settings
+        # As numbers: a key on one device could not be used on a mesh of several hosts.
+        self.params, self.seed_2 = params, np.asarray(jax.random.key_data(key))
+        self.settings = settings
         self.table = Table(len(self.table.slots))
 
     def warm_up(self) -> None:
         """Compiles every program by running it on nobody's rows; needs `load` first."""
         B, R = len(self.table.slots), self.extend_rows
-        none_R, zero_R = np.full(R, B, np.int32), np.zeros(R, np.int32)
+        none_R, zero_R = np.full(R, B, np.int32), np.zeros(R, np.int32)  # B: nobody's slot
         for step in self.ladder:
             tokens_RT = np.zeros((R, step), np.int32)
             self.cache = extend(
                 self.params, self.cache, none_R, zero_R, zero_R, tokens_RT, model=self.model
             )
         for span in {*self.ladder, self.capacity}:
-            self.cache = fork(self.cache, zero_R, none_R, span=span)
+            self.cache = fork(self.cache, zero_R, none_R, span=span, mesh=self.model.mesh)
         self.decode()
         self.reset_tally()
 
@@ -149,7 +160,7 @@ class Engine:
             self._rows(),
             self.marks,
             self.settings,
-            self.key,
+            self.seed_2,
             model=self.model,
             steps=self.segment,
             vocab=self.vocab,
@@ -195,21 +206,35 @@ class Engine:
             for step in self.ladder:
                 # A row's step depends on its own tokens alone, never on its neighbours'.
                 fits = [s for s in unread if self._step(s.unread) == step]
-                for i in range(0, len(fits), self.extend_rows):
-                    self._extend(fits[i : i + self.extend_rows], step)
+                for group in self._groups(fits):
+                    self._extend(group, step)
         self._fork([slot for slot in slots if slot.fork_from != NOBODY])
 
     def _step(self, count: int) -> int:
         return next((step for step in self.ladder if step >= count), self.ladder[-1])
 
-    def _extend(self, slots: list[Slot], step: int) -> None:
-        R = self.extend_rows
-        index_R = np.full(R, len(self.table.slots), np.int32)
+    def _groups(self, slots: list[Slot]) -> list[list[tuple[int, Slot]]]:
+        """Calls of `extend`: each slot with its row, which is one of the slot's own way."""
+        each, own = self.extend_rows // self.ways, len(self.table.slots) // self.ways
+        groups: list[list[tuple[int, Slot]]] = []
+        taken = [0] * self.ways
+        for slot in slots:
+            way = slot.index // own
+            call, row = divmod(taken[way], each)
+            taken[way] += 1
+            if call == len(groups):
+                groups.append([])
+            groups[call].append((way * each + row, slot))
+        return groups
+
+    def _extend(self, group: list[tuple[int, Slot]], step: int) -> None:
+        R, own = self.extend_rows, len(self.table.slots) // self.ways
+        index_R = np.full(R, own, np.int32)
         start_R, count_R = np.zeros(R, np.int32), np.zeros(R, np.int32)
         tokens_RT = np.zeros((R, step), np.int32)
-        for r, slot in enumerate(slots):
+        for r, slot in group:
             count = min(slot.unread, step)
-            index_R[r], start_R[r], count_R[r] = slot.index, slot.cached, count
+            index_R[r], start_R[r], count_R[r] = slot.index % own, slot.cached, count
             tokens_RT[r, :count] = slot.tokens[slot.cached : slot.cached + count]
             slot.cached += count
         self.cache = extend(
@@ -225,7 +250,7 @@ class Engine:
             source_R[: len(some)] = [slot.fork_from for slot in some]
             target_R[: len(some)] = [slot.index for slot in some]
             span = max(self._span(slot.prompt - 1) for slot in some)
-            self.cache = fork(self.cache, source_R, target_R, span=span)
+            self.cache = fork(self.cache, source_R, target_R, span=span, mesh=self.model.mesh)
             for slot in some:
                 slot.cached, slot.fork_from = slot.prompt - 1, NOBODY
             self.tally.forked_rows += len(some)

@@ -5,24 +5,29 @@ returned is that of the distribution really sampled from, after temperature and
 truncation; a greedy choice has probability one.
 """
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+Scalar = Any  # numpy on the host, jax in a program
 
 
 @flax.struct.dataclass
 class Settings:
     """temperature (0: greedy), top_k (0: off), top_p (1: off); scalars."""
 
-    temperature: jax.Array
-    top_k: jax.Array
-    top_p: jax.Array
+    temperature: Scalar
+    top_k: Scalar
+    top_p: Scalar
 
     @classmethod
     def of(cls, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> "Settings":
         """From plain numbers."""
         return cls(
-            temperature=jnp.float32(temperature), top_k=jnp.int32(top_k), top_p=jnp.float32(top_p)
+            temperature=np.float32(temperature), top_k=np.int32(top_k), top_p=np.float32(top_p)
         )
 
 

@@ -1,0 +1,127 @@
+"""All hosts' rollouts and graders as one: every host gets every episode with its score.
+
+Each host samples its share of the problems alone (or, where one sampling mesh spans all
+hosts, they sample all in lock-step), grades its share, and then they exchange what they
+have. What follows is computed from the same numbers everywhere.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from torl_jax.episode import Author, Episode, Problem, Score
+from torl_jax.errors import Interrupted
+from torl_jax.parallel import multihost
+from torl_jax.rewards.answer import Grader
+from torl_jax.rewards.outcome import Grading
+from torl_jax.rollout import Rollout
+from torl_jax.sampler.engine import Tally
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What one host brings: its episodes and scores, its engine's tally, its seconds."""
+
+    episodes: list[Episode]
+    scores: list[Score]
+    tally: Tally
+    sampling: float  # until its last episode ended
+    grading: float  # from there until its last score
+    waiting: float  # of `sampling`, for tools alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Harvest:
+    """Every episode in the order (problem, sample), its score, and the hosts' parts."""
+
+    episodes: list[Episode]
+    scores: list[Score]
+    parts: list[Part]
+
+    @property
+    def seconds(self) -> float:
+        """From the start until the slowest host had its scores."""
+        return max(part.sampling + part.grading for part in self.parts)
+
+    def row(self) -> dict[str, float]:
+        """Metrics of the sampling: rates of all hosts together, seconds as means over hosts.
+
+        `rollout/straggler_seconds`: how long the fastest host waited for the slowest.
+        """
+        tallies = [part.tally for part in self.parts]
+        written = sum(episode.count(Author.POLICY) for episode in self.episodes)
+        decoded = sum(tally.decoded_tokens for tally in tallies)
+        steps = sum(tally.slot_steps for tally in tallies)
+        ends = [part.sampling + part.grading for part in self.parts]
+        return {
+            "rollout/straggler_seconds": max(ends) - min(ends),
+            "time/tokens_per_second": written / max(part.sampling for part in self.parts),
+            "time/overshoot_ratio": sum(t.rewound_tokens for t in tallies) / max(decoded, 1),
+            "time/slot_use": written / max(steps, 1),
+            "time/read_tokens": float(sum(tally.read_tokens for tally in tallies)),
+            "time/decode": float(np.mean([tally.seconds for tally in tallies])),
+            "time/tool": float(np.mean([part.waiting for part in self.parts])),
+            "time/reward": float(np.mean([part.grading for part in self.parts])),
+        }
+
+
+class Crew:
+    """This host's rollout and grader among those of all hosts."""
+
+    def __init__(self, rollout: Rollout, grader: Grader, lockstep: bool = False) -> None:
+        """`lockstep`: all hosts sample all problems together, on one mesh."""
+        self.rollout, self.grader, self.lockstep = rollout, grader, lockstep
+
+    def collect(
+        self,
+        problems: Sequence[Problem],
+        group_size: int,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Harvest:
+        """G scored episodes of each problem; all hosts must call it with the same problems.
+
+        Raises Interrupted, on all of them, where `stopped` came true on one.
+        """
+        try:
+            part = self._own(problems, group_size, stopped)
+        except Interrupted:
+            part = None
+        parts = [part for part in multihost.exchange(part) if part is not None]
+        if len(parts) < multihost.count():
+            raise Interrupted
+        return Harvest(
+            [episode for part in parts for episode in part.episodes],
+            [score for part in parts for score in part.scores],
+            parts,
+        )
+
+    def _own(
+        self, problems: Sequence[Problem], group_size: int, stopped: Callable[[], bool]
+    ) -> Part:
+        begin, places = time.perf_counter(), multihost.share(range(len(problems)))
+        own = [problems[i] for i in places]
+        ids = {problem.id for problem in own}
+        grading = Grading(self.grader)
+
+        def finish(episode: Episode) -> None:
+            if episode.problem.id in ids:
+                grading.add(episode)
+
+        collected = self.rollout.collect(
+            problems if self.lockstep else own, group_size, on_finish=finish, stopped=stopped
+        )
+        episodes = collected.episodes
+        if self.lockstep:
+            episodes = [episodes[i * group_size + g] for i in places for g in range(group_size)]
+        sampled = time.perf_counter()
+        scores = grading.scores(episodes)
+        return Part(
+            episodes,
+            scores,
+            self.rollout.engine.reset_tally(),
+            sampling=sampled - begin,
+            grading=time.perf_counter() - sampled,
+            waiting=collected.tool_seconds,
+        )

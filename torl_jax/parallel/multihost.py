@@ -1,0 +1,157 @@
+"""Several hosts as one program: they join, exchange what they know, and stop together.
+
+    join(Place.of(...))                     before anything else touches a device
+    episodes = exchange(mine)               what every host has, in the order of hosts
+
+With one host all of this is free: nothing is sent and nothing waits.
+"""
+
+import dataclasses
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from torl_jax.errors import UserError
+
+T = TypeVar("T")
+
+# A host that is silent this long is lost; the runtime then ends the others.
+SILENCE_SECONDS = 30
+# Bytes of one exchange at a time: one shape, so that nothing is compiled twice.
+BLOCK = 1 << 20
+# One that ends waits this long for the others, then ends them.
+PARTING_SECONDS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where this process stands among the hosts; `coordinator` is empty where they find each other.
+
+    One process is the default: nothing is joined.
+    """
+
+    several: bool = False
+    coordinator: str = ""
+    count: int = 0
+    index: int = -1
+
+    @classmethod
+    def of(
+        cls,
+        distributed: bool,
+        coordinator: str | None,
+        count: int | None,
+        index: int | None,
+        env: Mapping[str, str] = os.environ,
+    ) -> "Place":
+        """From flags, or else TORL_COORDINATOR, TORL_PROCESS_COUNT, TORL_PROCESS_ID.
+
+        UserError unless all three are there, or none of them.
+        """
+        coordinator = coordinator or env.get("TORL_COORDINATOR", "")
+        count = number("TORL_PROCESS_COUNT", env) if count is None else count
+        index = number("TORL_PROCESS_ID", env) if index is None else index
+        if not coordinator and count is None and index is None:
+            return cls(several=distributed)
+        if not coordinator or count is None or index is None:
+            raise UserError(
+                f"of several hosts, found coordinator={coordinator or None} process_count={count} "
+                f"process_id={index}; give all three (flags or TORL_COORDINATOR=HOST:PORT, "
+                "TORL_PROCESS_COUNT, TORL_PROCESS_ID), or none where hosts find each other"
+            )
+        if count < 1 or not 0 <= index < count:
+            raise UserError(f"process_id={index} of process_count={count}; expected 0 to count - 1")
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdigit():
+            raise UserError(f"coordinator={coordinator}; expected HOST:PORT of process 0")
+        return cls(True, coordinator, count, index)
+
+
+def number(name: str, env: Mapping[str, str]) -> int | None:
+    """An environment variable as a number; None where it is not set or empty."""
+    text = env.get(name, "")
+    if not text:
+        return None
+    if not text.isdigit():
+        raise UserError(f"the environment says {name}={text}; expected a number")
+    return int(text)
+
+
+def join(place: Place) -> None:
+    """Connects this process with the others; to be called before any device is used."""
+    if not place.several:
+        return
+    known = {}
+    if place.coordinator:
+        known = {
+            "coordinator_address": place.coordinator,
+            "num_processes": place.count,
+            "process_id": place.index,
+        }
+    try:
+        jax.distributed.initialize(
+            **known,
+            heartbeat_timeout_seconds=SILENCE_SECONDS,
+            shutdown_timeout_seconds=PARTING_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the hosts do not find each other ({reason}); start the same command on all, and "
+            "where they cannot know of each other give --coordinator, --process_count, --process_id"
+        ) from error
+
+
+def first() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def count() -> int:
+    """How many hosts there are."""
+    return jax.process_count()
+
+
+def share(items: Sequence[T], index: int | None = None, count: int | None = None) -> Sequence[T]:
+    """This host's run of `items`; the runs of all hosts in order are `items`."""
+    index = jax.process_index() if index is None else index
+    count = jax.process_count() if count is None else count
+    return items[len(items) * index // count : len(items) * (index + 1) // count]
+
+
+def exchange(value: T) -> list[T]:
+    """Every host's value, in the order of hosts; all hosts must call it.
+
+    Values travel pickled: they come from processes of this very run.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.asarray([len(data)], np.int32))[:, 0]
+    blocks = -(-int(sizes.max()) // BLOCK)
+    padded = np.zeros(blocks * BLOCK, np.uint8)
+    padded[: len(data)] = data
+    parts = [
+        np.asarray(multihost_utils.process_allgather(padded[i * BLOCK : (i + 1) * BLOCK]))
+        for i in range(blocks)
+    ]
+    whole = np.concatenate(parts, axis=1)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(whole, sizes, strict=True)]
+
+
+def same(what: str, mine: Mapping[str, Any]) -> None:
+    """UserError, on every host alike, where the hosts' values of a key differ."""
+    everybody = exchange(dict(mine))
+    for host, theirs in enumerate(everybody):
+        for key in sorted({*everybody[0], *theirs}):
+            found, expected = theirs.get(key), everybody[0].get(key)
+            if found != expected:
+                raise UserError(
+                    f"hosts differ in {what}: {key} is {found!r} on host {host}, {expected!r} on "
+                    "host 0; start the same command, with the same files, on all"
+                )

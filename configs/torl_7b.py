@@ -24,6 +24,5 @@ def get_config(argument: str = "") -> Any:
     c.sampler.slots = 256
     c.sampler.tp = 4
     c.learner.microbatch_rows = 64
-    c.learner.head_chunk = 64 * 512
     c.run.steps = 560
     return c

@@ -41,7 +41,6 @@ def get_config() -> Any:
     c.optimizer.clip_norm = 1.0
     c.learner.row_tokens = 1024 + 8192
     c.learner.microbatch_rows = 64
-    c.learner.head_chunk = 64 * 1024
     c.sandbox.workers = 16
     c.sandbox.timeout = 20.0
     c.reward.workers = 4

@@ -27,6 +27,7 @@ METRICS = ("eval/accuracy", "eval/greedy_accuracy")
 FIXED = ("model", "data", "protocol", "sampler", "rl", "optimizer")
 # Keys of these that change speed only, or that people do change on purpose.
 FREE = (
+    "model.attention",
     "sampler.slots",
     "sampler.segment",
     "sampler.extend_rows",

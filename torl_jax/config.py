@@ -28,6 +28,7 @@ class Model:
     path: str = ""
     tokenizer: str = ""  # folder with tokenizer.json; empty: the same as `path`
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["auto", "xla", "tpu", "gpu"] = "auto"  # auto: the platform's own
     random: bool = False
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -141,7 +142,10 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """Shapes of the update: rows of packed tokens, rows a microbatch."""
+    """Shapes of the update: rows of packed tokens, rows a microbatch.
+
+    `head_chunk`: tokens of a device whose logits exist at a time.
+    """
 
     row_tokens: int = 3472
     microbatch_rows: int = 8

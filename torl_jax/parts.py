@@ -228,7 +228,9 @@ def rollout(
 
 def transformer(cfg: config.Config, shape: ModelConfig, remat: str = "none") -> Transformer:
     """The policy's module; `remat` for training."""
-    return Transformer(shape, dtype=DTYPES[cfg.model.dtype], remat=remat)
+    return Transformer(
+        shape, dtype=DTYPES[cfg.model.dtype], remat=remat, attention=cfg.model.attention
+    )
 
 
 def check_paths(cfg: config.Config) -> None:

@@ -56,7 +56,7 @@ class Learner:
             kl_coef=cfg.rl.kl_coef,
             kl_estimator=cfg.rl.kl_estimator,
             entropy_coef=cfg.rl.entropy_coef,
-            head_chunk=cfg.learner.head_chunk,
+            head_chunk=cfg.learner.head_chunk * meshes.ways(mesh),
         )
         ways = meshes.ways(mesh)
         if cfg.learner.microbatch_rows % ways:
@@ -69,13 +69,15 @@ class Learner:
         # Left to the compiler, the new state's shardings differ from the old one's, and the
         # second update would compile again.
         tree = states.abstract(model.config, self.optimizer)
-        self._update = jax.jit(
+        self.update_program = jax.jit(
             functools.partial(fetching, near=states.moments(tree.opt_state, mesh, states.DEVICE)),
             static_argnames=("objective", "optimizer"),
             donate_argnames=("state",),
             out_shardings=(states.shardings(tree, mesh, self.memory), sharding.replicated(mesh)),
         )
-        self._annotate = jax.jit(annotate, static_argnames=("objective",))
+        self.annotate_program = jax.jit(
+            annotate, static_argnames=("objective",), out_shardings=sharding.rows(mesh)
+        )
 
     @property
     def needs_reference(self) -> bool:
@@ -131,7 +133,7 @@ class Learner:
             ]
         collected = []
         for batch in placed:
-            state, stats = self._update(
+            state, stats = self.update_program(
                 state, batch, objective=self.objective, optimizer=self.optimizer
             )
             collected.append(stats)
@@ -142,4 +144,4 @@ class Learner:
         }
 
     def _logp(self, params: dict, batch: TrainBatch) -> jax.Array:
-        return self._annotate(params, batch, objective=self.objective)
+        return self.annotate_program(params, batch, objective=self.objective)

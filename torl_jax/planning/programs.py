@@ -191,13 +191,13 @@ class Run:
         )
 
     def _annotate(self):
-        return self.learner._annotate.lower(
+        return self.learner.annotate_program.lower(
             self.state.params, self._batch(annotated=False), objective=self.learner.objective
         )
 
     def _update(self):
         learner = self.learner
-        return learner._update.lower(
+        return learner.update_program.lower(
             self.state,
             self._batch(annotated=self.cfg.rl.minibatches > 1),
             objective=learner.objective,

@@ -1,17 +1,18 @@
-# make setup | train | test | lint | parity. PY=python3.12 chooses another interpreter.
+# make setup | train | test | lint | parity | topology. PY=python3.12 chooses another interpreter.
 PY ?= python3
 VENV := $(if $(filter python3,$(PY)),.venv,.venv-$(notdir $(PY)))
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKDIR ?= runs/quickstart
 
-.PHONY: help setup train test lint parity
+.PHONY: help setup train test lint parity topology
 help:
 	@echo 'make setup    a virtual environment in $(VENV), from pinned constraints'
 	@echo 'make train    the quickstart: a tiny base model learns to call Python (WORKDIR=$(WORKDIR))'
 	@echo 'make test     the tests'
 	@echo 'make lint     ruff, pyright, shellcheck'
 	@echo 'make parity   the live comparison with transformers and torch'
+	@echo 'make topology the plan for TPUs that are not there (installs libtpu)'
 
 setup: $(VENV)/.ready
 
@@ -38,3 +39,7 @@ lint: setup
 parity: setup
 	$(PIP) --editable '.[parity]'
 	$(RUN) -m pytest -m parity
+
+topology: setup
+	$(PIP) --editable '.[plan]'
+	$(RUN) -m pytest -m libtpu tests/planning

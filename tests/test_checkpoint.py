@@ -10,6 +10,8 @@ from torl_jax import config
 from torl_jax.checkpoint import Checkpoints, Meta, check_fits
 from torl_jax.errors import UserError
 from torl_jax.learner import optimizer, state
+from torl_jax.model.config import ModelConfig
+from torl_jax.model.transformer import initialise
 from torl_jax.parallel import mesh
 
 CFG = config.Config()
@@ -39,6 +41,32 @@ def test_round_trip_of_everything(trained, tmp_path):
     alone = again.params(3, {"embed_VD": jax.ShapeDtypeStruct((8, 4), np.float32)})
     np.testing.assert_array_equal(alone["embed_VD"], trained.params["embed_VD"] + 3)
     again.close()
+
+
+@pytest.mark.parametrize("sizes", [(1, 4, 1), (2, 1, 2), (1, 1, 1)])
+def test_what_eight_devices_saved_is_restored_on_fewer(tmp_path, sizes):
+    """Straight into other shards, from shapes alone; scalars and moments too."""
+    shape = ModelConfig(
+        vocab_size=32, d_model=16, layers=2, heads=4, kv_heads=2, head_dim=6, d_mlp=20
+    )
+    eight, fewer = mesh.make(1, 4, 2), mesh.make(*sizes, devices=jax.devices()[: np.prod(sizes)])
+    maker = optimizer.make(CFG.optimizer)
+    whole = state.create(initialise(shape, jax.random.key(0), eight), maker, eight)
+    saved = Checkpoints(tmp_path, keep=1)
+    saved.save(5, whole, Meta(0, CFG), {})
+    saved.close()
+    tree = state.abstract(shape, maker)
+    like = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        tree,
+        state.shardings(tree, fewer),
+    )
+    again = Checkpoints(tmp_path, keep=1)
+    restored = again.restore(5, like)
+    again.close()
+    jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (restored, whole)))
+    for x, wanted in zip(*map(jax.tree.leaves, (restored, like)), strict=True):
+        assert x.sharding == wanted.sharding and len(x.devices()) == np.prod(sizes)
 
 
 def test_the_last_k_and_the_best_stay(trained, tmp_path):

@@ -100,11 +100,15 @@ def learner():
     """learner(rows=8, row_tokens=22, mesh=(1, 1, 1), **rl): made once for each combination."""
 
     @functools.cache
-    def make(rows=8, row_tokens=22, sizes=(1, 1, 1), **rl) -> Learner:
+    def make(
+        rows=8, row_tokens=22, sizes=(1, 1, 1), moments="float32", offload=False, **rl
+    ) -> Learner:
         cfg = config.Config(
             sampler=config.Sampler(max_prompt=6, max_response=16),
             # A large eps keeps Adam from blowing rounding errors up to whole steps.
-            optimizer=config.Optimizer(lr=0.02, eps=1e-3, clip_norm=0.5, weight_decay=0.0),
+            optimizer=config.Optimizer(
+                lr=0.02, eps=1e-3, clip_norm=0.5, weight_decay=0.0, moments=moments, offload=offload
+            ),
             learner=config.Learner(row_tokens=row_tokens, microbatch_rows=rows, head_chunk=64),
             rl=dataclasses.replace(config.Rl(), **rl),
         )

@@ -5,6 +5,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import pytest
 
 from torl_jax.compilation import Counter
@@ -197,3 +198,42 @@ def test_a_state_is_used_up_by_its_update(learner, params, batch):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(newer.params)))
     # The caller's own arrays are not.
     jax.tree.map(np.testing.assert_array_equal, params, before)
+
+
+def test_an_optimiser_state_kept_by_the_host_learns_the_same(learner, params, batch):
+    near, far = learner(sizes=(2, 2, 2)), learner(sizes=(2, 2, 2), offload=True)
+    states = [near.create(params), far.create(params)]
+    counted = None
+    for _ in range(3):
+        states = [one.update(s, [batch()])[0] for one, s in zip((near, far), states, strict=True)]
+        kinds = {x.sharding.memory_kind for x in jax.tree.leaves(states[1].opt_state) if x.ndim}
+        assert kinds == {"pinned_host"}
+        counter = counted or Counter()
+        counted, before = counter, counter.count
+    assert counted.count == before == 0  # compiled once, like any update
+    assert {x.sharding.memory_kind for x in jax.tree.leaves(states[1].params)} == {"device"}
+    jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, states))
+
+
+def test_a_first_moment_in_bfloat16_takes_half_and_learns_nearly_the_same(learner, params, batch):
+    full, half = learner(), learner(moments="bfloat16")
+    states = [full.create(params), half.create(params)]
+    for _ in range(3):
+        states = [one.update(s, [batch()])[0] for one, s in zip((full, half), states, strict=True)]
+    first, second = (
+        {str(x.dtype) for x in jax.tree.leaves(tree)} for tree in optax_moments(states[1])
+    )
+    assert first == {"bfloat16"} and second == {"float32"}
+    for x, y, z in zip(*map(jax.tree.leaves, (*(s.params for s in states), params)), strict=True):
+        moved = np.abs(x - z).max()
+        assert np.abs(x - y).max() <= 0.1 * moved + 1e-7
+
+
+def optax_moments(state):
+    """(first, second) of AdamW, wherever they are in the optimiser's state."""
+    (adam,) = [x for x in jax.tree.leaves(state.opt_state, is_leaf=is_adam) if is_adam(x)]
+    return adam.mu, adam.nu
+
+
+def is_adam(x) -> bool:
+    return isinstance(x, optax.ScaleByAdamState)

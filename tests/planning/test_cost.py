@@ -180,6 +180,7 @@ def test_group_sizes(groups, size):
     assert cost.group_size(module.entry.root) == size
 
 
+@pytest.mark.libtpu
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_scan_counts_as_its_unrolled_form_on_a_tpu(monkeypatch):
     """There products are convolutions, and what lies in on-chip memory moves nothing."""

@@ -63,7 +63,7 @@ def test_bad_input_is_one_line(words, said):
     assert line.startswith("error: ") and all(word in line for word in said)
 
 
-@pytest.mark.slow
+@pytest.mark.libtpu
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_a_tpu_is_planned_for_without_one():
     """The real compiler: memory, time and the layout of the recipe's own kernels."""

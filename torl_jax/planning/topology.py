@@ -97,8 +97,8 @@ def prepare(target: Slice) -> None:
         return
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"planning for {target.name} needs the TPU compiler: pip install libtpu "
-            "(or 'torl_jax[tpu]'); --topology=cpu:8 does without"
+            f"planning for {target.name} needs the TPU compiler, which is not installed: "
+            "pip install -c constraints.txt -e '.[plan]' (or libtpu); --topology=cpu:8 does without"
         )
     for key, value in COMPILER.items():
         os.environ.setdefault(key, value)

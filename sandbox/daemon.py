@@ -2,12 +2,11 @@
 
     python -m sandbox.daemon      started by exec from sandbox.link
 
-On its stdin, a socket, it is given its configuration, says {"ready": true, level...} or
-{"error": ...} once, then takes {"slot": index, "tier": n} with the slot's socket, and
-{"kill": index, "gone": whether nobody holds that socket any more}. It ends with the
-trainer, however that ends, and with it everything below it: its children are told by
-the kernel, orphans come to it, and what it made on the machine (cgroups, the scratch
-directories of slots without a jail) is removed.
+On its stdin, a socket, it is given its configuration, says {"ready": true, level...} or {"error":
+...} once, then takes {"slot": index, "tier": n} with the slot's socket, and {"kill": index,
+"gone": whether nobody holds that socket any more}. It ends with the trainer, however that ends,
+and with it all below it: its children are told by the kernel, orphans come to it, and what it
+made on the machine (cgroups, scratch directories of slots without a jail) is removed.
 """
 
 import contextlib
@@ -334,8 +333,9 @@ class Daemon:
 
     def _forget(self, index: int) -> None:
         group = self._slots.pop(index).group
-        if not self._plan.jail:
-            self._end_orphans()  # they are still in its group
+        # Without a pid namespace a program can outlive its slot, in its group, as our child.
+        if not self._plan.jail and self._zygotes:
+            sweep_strangers(self._children)
         ooms = 0
         if group is not None:
             try:
@@ -350,11 +350,6 @@ class Daemon:
         # It removes its own directory, unless it was killed.
         if not self._plan.jail and (name := f"slot-{index}") in os.listdir(self._den.fd):
             self._den.discard(name)
-
-    def _end_orphans(self) -> None:
-        """Without a pid namespace a program can outlive its slot; it is then our child."""
-        if self._zygotes:
-            sweep_strangers(self._children)
 
     def _children(self) -> list[int]:
         self._hear_all()  # who was ours to reap when the sweep looked has had its birth told
@@ -387,8 +382,8 @@ def _live(config: dict[str, Any], control: socket.socket, trainer: int) -> int:
     daemon = Daemon(config, control, trainer)
     try:
         verdict = daemon.start()
-        facts = dataclasses.asdict(verdict) | {"plan": str(verdict.plan)}
-        messages.send(control, {"ready": True, **facts})
+        facts = dataclasses.asdict(verdict) | {"ready": True, "plan": str(verdict.plan)}
+        messages.send(control, facts)
         daemon.serve()
     except Refusal as error:
         _send(control, {"error": str(error)})

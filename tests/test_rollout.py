@@ -5,7 +5,6 @@ alone, or of chance where the script says so. Everything else is the real thing.
 """
 
 import dataclasses
-import math
 import threading
 from concurrent.futures import Future
 
@@ -328,8 +327,7 @@ def test_what_is_unfinished_at_the_deadline_is_aborted_and_the_rest_kept(make, t
     env = Held()  # never answers
     pieces = [*RANDOM, tool(tokenizer), "."]
     rollout = make(pieces, env, slots=2, response=60)
-    rollout.seconds = 1.0
-    episodes = rollout.collect(PROBLEMS, 3).episodes
+    episodes = rollout.collect(PROBLEMS, 3, seconds=1.0).episodes
     assert [(e.problem.id, e.sample) for e in episodes] == [
         (p.id, g) for p in PROBLEMS for g in range(3)
     ]
@@ -337,7 +335,6 @@ def test_what_is_unfinished_at_the_deadline_is_aborted_and_the_rest_kept(make, t
     assert {(e.end, e.error) for e in episodes} == {(End.ABORT, "unfinished after 1 s")}
     assert sum(e.count(Author.POLICY) > 0 for e in episodes) == 2 == len(env.waiting)
     assert rollout.engine.free == 2
-    rollout.seconds = math.inf
     env.release(range(2))
     again = make(["."], env, slots=2, response=60)
     assert [e.end for e in again.collect(PROBLEMS, 1).episodes] == [End.EOS] * 3

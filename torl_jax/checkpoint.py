@@ -126,9 +126,13 @@ class Checkpoints:
                 "damaged, move that folder away: the run goes on from the one before it"
             ) from error
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Waits until the last save is whole."""
         self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finishes, and lets go of the folder."""
+        self.finish()
         self.manager.close()
 
 

@@ -74,7 +74,7 @@ class Sampler:
     span: Literal["host", "global"] = "host"  # global: for a policy that no host can hold
     fsdp: int = 1  # ways to split the weights beyond tp, gathered layer by layer
     tp: int = 1  # ways to split heads, mlp and vocabulary
-    deadline: float = 0.0  # seconds until unfinished episodes end in ABORT; 0: never
+    deadline: float = 0.0  # seconds of a rollout until what is unfinished ends in ABORT; 0: none
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ have. What follows is computed from the same numbers everywhere.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -79,13 +80,15 @@ class Crew:
         problems: Sequence[Problem],
         group_size: int,
         stopped: Callable[[], bool] = lambda: False,
+        seconds: float = math.inf,
     ) -> Harvest:
         """G scored episodes of each problem; all hosts must call it with the same problems.
 
-        Raises Interrupted, on all of them, where `stopped` came true on one.
+        `seconds`: the deadline of each host's sampling. Raises Interrupted, on all of them,
+        where `stopped` came true on one.
         """
         try:
-            part = self._own(problems, group_size, stopped)
+            part = self._own(problems, group_size, stopped, seconds)
         except Interrupted:
             part = None
         parts = [part for part in multihost.exchange(part) if part is not None]
@@ -98,7 +101,11 @@ class Crew:
         )
 
     def _own(
-        self, problems: Sequence[Problem], group_size: int, stopped: Callable[[], bool]
+        self,
+        problems: Sequence[Problem],
+        group_size: int,
+        stopped: Callable[[], bool],
+        seconds: float,
     ) -> Part:
         begin, places = time.perf_counter(), multihost.share(range(len(problems)))
         own = [problems[i] for i in places]
@@ -110,7 +117,11 @@ class Crew:
                 grading.add(episode)
 
         collected = self.rollout.collect(
-            problems if self.lockstep else own, group_size, on_finish=finish, stopped=stopped
+            problems if self.lockstep else own,
+            group_size,
+            on_finish=finish,
+            stopped=stopped,
+            seconds=seconds,
         )
         episodes = collected.episodes
         if self.lockstep:

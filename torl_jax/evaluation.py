@@ -1,6 +1,6 @@
 """Held-out accuracy of a policy: one sample a problem at T=1, and one greedy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 
@@ -13,13 +13,21 @@ SHARED = ("accuracy", "code_ratio", "pass_ratio", "response_length")
 
 
 def run(
-    crew: Crew, params, problems: Sequence[Problem], *, seed: int, sampled: bool
+    crew: Crew,
+    params,
+    problems: Sequence[Problem],
+    *,
+    seed: int,
+    sampled: bool,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, float], list[Episode], list[Score]]:
     """Metrics under `eval/` and the greedy episodes with their scores.
 
     `eval/accuracy` is sampled at temperature 1 (absent with sampled=False),
     `eval/greedy_accuracy` greedy; a source's own accuracy follows its name.
-    The keys depend on `seed` alone: two evaluations of one policy are equal.
+    The keys depend on `seed` alone: two evaluations of one policy are equal. There is no
+    deadline: a mean over the quick ones would not be the policy's. Raises Interrupted where
+    `stopped` comes true.
     """
     row: dict[str, float] = {}
     harvest = None
@@ -28,7 +36,7 @@ def run(
             continue
         engine = crew.rollout.engine
         engine.load(params, jax.random.key(seed), Settings.of(temperature=temperature))
-        harvest = crew.collect(problems, 1)
+        harvest = crew.collect(problems, 1, stopped)
         episodes, scores = harvest.episodes, harvest.scores
         stats = rollout_stats(episodes, scores)
         row |= {f"eval/{prefix}{name}": stats[f"rollout/{name}"] for name in SHARED}

@@ -6,7 +6,6 @@ Entry points differ in what they do with these parts, not in how they are made.
 import contextlib
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +107,7 @@ def protocol(cfg: config.Protocol) -> ToRL:
 def sampling_mesh(cfg: config.Sampler, shape: ModelConfig, training: Mesh) -> Mesh:
     """The devices that sample on this host; UserError where model or slots cannot be split so."""
     over = mesh.sampling(cfg.span, -1, cfg.fsdp, cfg.tp, training)
-    sharding.check(shape, over)
+    sharding.check(shape, over, "the sampling mesh")
     if cfg.slots % (ways := mesh.ways(over)):
         raise UserError(
             f"config.sampler.slots is {cfg.slots}; the sampling mesh splits them {ways} ways: "
@@ -220,7 +219,6 @@ def rollout(
         PythonEnv(box, policy=cfg.protocol.observation, timeout=cfg.sandbox.timeout),
         max_prompt=cfg.sampler.max_prompt,
         max_response=cfg.sampler.max_response,
-        seconds=cfg.sampler.deadline or math.inf,
         desk=desk(cfg.sampler),
         on_segment=on_segment,
     )

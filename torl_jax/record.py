@@ -35,7 +35,10 @@ def folder(path: str | os.PathLike[str]) -> epath.Path:
         ) from None
     except ImportError as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{name} needs a package that is not installed ({reason})") from error
+        raise UserError(
+            f"{name} needs a package that is not installed ({reason}): "
+            "pip install -c constraints.txt -e '.[gs]'"
+        ) from error
     return found
 
 

@@ -66,18 +66,17 @@ class Rollout:
         *,
         max_prompt: int,
         max_response: int,
-        seconds: float = math.inf,
         desk: Callable[..., Desk] = Desk,
         on_segment: Callable[[Segment], object] = lambda segment: None,
     ) -> None:
-        """Lengths in tokens; `seconds` from the start of a `collect` to its deadline.
+        """Lengths in tokens.
 
         `desk(env, seconds=, stopped=)` makes what calls are handed in at; `on_segment` sees
         each segment of each episode as it is closed.
         """
         self.engine, self.tokenizer, self.protocol, self.env = engine, tokenizer, protocol, env
         self.max_prompt, self.max_response = max_prompt, max_response
-        self.seconds, self.desk = seconds, desk
+        self.desk = desk
         self.on_segment = on_segment
 
     def prompt(self, problem: Problem) -> tuple[int, ...]:
@@ -96,16 +95,18 @@ class Rollout:
         group_size: int,
         on_finish: Callable[[Episode], object] = lambda episode: None,
         stopped: Callable[[], bool] = lambda: False,
+        seconds: float = math.inf,
     ) -> Collected:
         """G episodes of each problem.
 
         `on_finish` sees each episode as it ends, in any order. Where `stopped` comes true,
-        once a decode segment, Interrupted is raised; the engine stays usable.
+        once a decode segment, Interrupted is raised; the engine stays usable. What is
+        unfinished after `seconds` ends in ABORT.
         """
         prompts = [self.prompt(problem) for problem in problems]
         waiting = deque((i, g) for i in range(len(problems)) for g in range(group_size))
         total = len(waiting)
-        desk = self.desk(self.env, seconds=self.seconds, stopped=stopped)
+        desk = self.desk(self.env, seconds=seconds, stopped=stopped)
         drafts: dict[int, Draft] = {}  # by slot
         finished: dict[tuple[int, int], Episode] = {}
         tool_seconds = 0.0
@@ -122,7 +123,9 @@ class Rollout:
                 asked = {(draft.index, draft.sample): draft for draft in drafts.values()}
                 ended = [self._observe(asked[ticket], answer) for ticket, answer in news.answers]
                 if news.late:
-                    ended += [self._late(draft) for draft in asked.values() if draft.open]
+                    late = [draft for draft in asked.values() if draft.open]
+                    why = f"unfinished after {seconds:g} s"
+                    ended += [self._close(draft, End.ABORT, why) for draft in late]
                 elif any(draft.slot.live for draft in drafts.values()):
                     chunks = self.engine.decode()
                     ended += [self._read(drafts[c.slot.index], c, desk) for c in chunks]
@@ -213,9 +216,6 @@ class Rollout:
     def _add(self, draft: Draft, segment: Segment) -> None:
         draft.segments.append(segment)
         self.on_segment(segment)
-
-    def _late(self, draft: Draft) -> Ended:
-        return self._close(draft, End.ABORT, f"unfinished after {self.seconds:g} s")
 
     def _close(self, draft: Draft, end: End, error: str = "") -> Ended:
         draft.open = False

@@ -6,19 +6,22 @@ signals on, ends with the child, and says in one line what became of it.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torl_jax.errors import UserError
 
 # The child's end of a socket: it hears there that its parent is gone, and tells how it ends.
 LINE = "TORL_SUPERVISOR"
 LOST = 3  # exit code where another host was lost
+# What the child says there: that it has found the others; that it ends with a UserError.
+JOINED, FAILED = b"j", b"f"
 
 
 def run_as_child() -> None:
@@ -35,8 +38,15 @@ def run_as_child() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: child.send_signal(number))
     code = child.wait()
-    said = here.recv(1)
+    said = here.recv(2)
     if code == -signal.SIGABRT and not said:
+        print(
+            "error: the other hosts were not found (what was known here stands above); start the "
+            "same command on all of them, within minutes, with the same coordinator",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    if code == -signal.SIGABRT and said == JOINED:
         print(
             "error: another host was lost or has failed, and this one has stopped (what was "
             "known here stands above; the other hosts' own output says more); start the same "
@@ -44,16 +54,17 @@ def run_as_child() -> None:
             file=sys.stderr,
         )
         sys.exit(LOST)
-    if said:
-        sys.exit(said[0])
+    if said.endswith(FAILED):
+        sys.exit(2)
     sys.exit(code if code >= 0 else 128 - code)
 
 
 @contextlib.contextmanager
-def child() -> Iterator[None]:
+def child() -> Iterator[Callable[[], object]]:
     """What is inside runs in a child, which ends with its parent and tells it of a UserError.
 
-    After an error the other hosts end within seconds; the child may be aborted with them.
+    Gives a function to call once the other hosts are found. After an error the other hosts
+    end within seconds; the child may be aborted with them.
     """
     if LINE not in os.environ:
         run_as_child()
@@ -66,8 +77,8 @@ def child() -> Iterator[None]:
 
     threading.Thread(target=listen, daemon=True).start()
     try:
-        yield
+        yield functools.partial(line.send, JOINED)
     except UserError:
         # Any other error may be the first sign of a lost host: the runtime will know.
-        line.send(bytes([2]))
+        line.send(FAILED)
         raise

@@ -41,15 +41,15 @@ from torl_jax.trainer import Trainer
 from torl_jax.workdir import note_start, only_run, resume_point, write_config
 
 
-def train(cfg: config.Config, workdir: epath.Path) -> None:
+def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
     """Runs or resumes the training run of `workdir`, alone."""
-    parts.check_paths(cfg)
     cores = parts.set_aside(cfg.sandbox)
     multihost.same("their configs", flat(cfg) | {"jax": jax.__version__})
+    multihost.together(lambda: parts.check_paths(cfg))
     shape = parts.model_config(cfg.model)
     text = parts.tokenizer(cfg.model)
     shape.check_tokenizer(len(text), text.folder)
-    problems = parts.problems(cfg)
+    problems = multihost.together(lambda: parts.problems(cfg))
     over = mesh.make(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tp)
     sampling = parts.sampling_mesh(cfg.sampler, shape, over)
     sharding.check(shape, over)
@@ -74,8 +74,8 @@ def train(cfg: config.Config, workdir: epath.Path) -> None:
             state = checkpoints.restore(point.step, learner.abstract())
         else:
             state = learner.create(params)
-        stop = stack.enter_context(StopSignal())
-        box = stack.enter_context(parts.sandbox(cfg.sandbox, cores))
+        box = multihost.together(lambda: parts.sandbox(cfg.sandbox, cores))
+        stack.callback(box.close)
         grader = stack.enter_context(Grader(workers=cfg.reward.workers, timeout=cfg.reward.timeout))
         rollout = parts.rollout(cfg, parts.transformer(cfg, shape).clone(mesh=sampling), box)
         (training, held_out), dropped = fitting(cfg, rollout, *problems)
@@ -183,9 +183,14 @@ def main(argv: list[str]) -> None:
     place = multihost.Place.of(
         values.distributed, values.coordinator, values.process_count, values.process_id
     )
-    with supervise.child() if place.several else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        joined = stack.enter_context(supervise.child()) if place.several else None
+        # From here to the end: a run is asked to stop, never cut off.
+        stop = stack.enter_context(StopSignal())
         multihost.join(place)
-        train(cfg, record.folder(values.workdir))
+        if joined is not None:
+            joined()
+        train(cfg, record.folder(values.workdir), stop)
 
 
 if __name__ == "__main__":

@@ -46,9 +46,10 @@ class Trainer:
         cfg, done = self.cfg, start
         saved = start if start else None
         row: dict[str, float] = {}
-        self.load(state, start)
-        self.crew.rollout.engine.warm_up()
         try:
+            self.stop_together()
+            self.load(state, start)
+            self.crew.rollout.engine.warm_up()
             if start == 0:
                 self.writer.write(0, self.evaluate(state, 0))
             for step in range(start, cfg.run.steps):
@@ -61,17 +62,21 @@ class Trainer:
                 if done % cfg.checkpoint.every == 0 or last:
                     self.save(checkpoints, done, state, row)
                     saved = done
-                # A host that was asked to stop must not leave the others alone.
-                if any(multihost.exchange(self.stop.caught)):
-                    raise Interrupted
+                self.stop_together()
         except Interrupted:
             if done and saved != done:
                 self.save(checkpoints, done, state, row)
+            checkpoints.finish()
             self.writer.line(
                 f"stopped after step {done}, saved; the same command goes on from there"
                 if done
                 else "stopped before the first step was done: nothing to save"
             )
+
+    def stop_together(self) -> None:
+        """Raises Interrupted on all hosts where one was asked to stop."""
+        if any(multihost.exchange(self.stop.caught)):
+            raise Interrupted
 
     def save(self, checkpoints: Checkpoints, done: int, state: TrainState, row: dict) -> None:
         """A checkpoint after `done` steps."""
@@ -86,7 +91,12 @@ class Trainer:
         problems = self.stream.take(cfg.rl.problems_per_step)
         self.load(state, step)
         given = self.handoff.spent
-        harvest = self.crew.collect(problems, cfg.rl.group_size, stopped=lambda: self.stop.caught)
+        harvest = self.crew.collect(
+            problems,
+            cfg.rl.group_size,
+            stopped=lambda: self.stop.caught,
+            seconds=cfg.sampler.deadline or math.inf,
+        )
         episodes, scores = harvest.episodes, harvest.scores
         gathered = clock()
         state, stats = self.learner.update(state, self.batches(episodes, scores))
@@ -125,7 +135,11 @@ class Trainer:
         cfg = self.cfg
         kept = filters.keep(episodes)
         if not kept.any():
-            raise UserError(f"every episode of a step was aborted; the first: {episodes[0].error}")
+            raise UserError(
+                f"every episode of a step was aborted (the first: {episodes[0].error}); mend the "
+                "sandbox or raise config.sampler.deadline: the same command goes on from the last "
+                "checkpoint"
+            )
         groups = np.repeat(np.arange(cfg.rl.problems_per_step), cfg.rl.group_size)
         rewards = np.asarray([score.total for score in scores])
         advantage = np.zeros(len(episodes), np.float32)
@@ -146,7 +160,7 @@ class Trainer:
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
         """Metrics on held-out problems; dumps some of the greedy episodes.
 
-        Never interrupted: the step before it is taken, and its row must be whole.
+        Interrupted before the first step only: after a step its row must be whole.
         """
         if not self.held_out:
             return {}
@@ -157,6 +171,7 @@ class Trainer:
             self.held_out,
             seed=self.cfg.run.seed,
             sampled=self.cfg.eval.sampled,
+            stopped=lambda: step == 0 and self.stop.caught,
         )
         self.dump(step, "eval", episodes, scores)
         return row | {"time/eval": time.perf_counter() - begin}

@@ -33,6 +33,7 @@ def test_flags_go_before_the_environment():
         (ENV | {"TORL_PROCESS_ID": "-1"}, "TORL_PROCESS_ID=-1; expected a number"),
         (ENV | {"TORL_COORDINATOR": "a"}, "coordinator=a; expected HOST:PORT"),
         (ENV | {"TORL_COORDINATOR": ":1"}, "expected HOST:PORT"),
+        (ENV | {"TORL_COORDINATOR": "a:99999"}, "expected HOST:PORT"),
     ],
 )
 def test_half_a_place_is_an_error(env, words):
@@ -58,3 +59,16 @@ def test_a_difference_names_key_host_and_values(monkeypatch):
     monkeypatch.setattr(multihost, "exchange", lambda mine: [{"a": 1, "b": 2}, mine])
     with pytest.raises(UserError, match="differ in configs: b is 3 on host 1, 2 on host 0"):
         multihost.same("configs", {"a": 1, "b": 3})
+
+
+def test_what_fails_on_one_host_fails_on_all_and_names_it(monkeypatch):
+    def fail():
+        raise UserError("no such file")
+
+    with pytest.raises(UserError, match=r"^no such file$"):
+        multihost.together(fail)
+    assert multihost.together(lambda: 5) == 5
+    monkeypatch.setattr(multihost, "count", lambda: 2)
+    monkeypatch.setattr(multihost, "exchange", lambda mine: [mine, "no such file"])
+    with pytest.raises(UserError, match=r"^host 1: no such file$"):
+        multihost.together(lambda: 5)

@@ -9,7 +9,8 @@ With one host all of this is free: nothing is sent and nothing waits.
 import dataclasses
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -20,6 +21,8 @@ from torl_jax.errors import UserError
 
 T = TypeVar("T")
 
+# All hosts must have started within this.
+MEETING_SECONDS = 300
 # A host that is silent this long is lost; the runtime then ends the others.
 SILENCE_SECONDS = 30
 # Bytes of one exchange at a time: one shape, so that nothing is compiled twice.
@@ -67,7 +70,7 @@ class Place:
         if count < 1 or not 0 <= index < count:
             raise UserError(f"process_id={index} of process_count={count}; expected 0 to count - 1")
         host, _, port = coordinator.rpartition(":")
-        if not host or not port.isdigit():
+        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
             raise UserError(f"coordinator={coordinator}; expected HOST:PORT of process 0")
         return cls(True, coordinator, count, index)
 
@@ -86,6 +89,11 @@ def join(place: Place) -> None:
     """Connects this process with the others; to be called before any device is used."""
     if not place.several:
         return
+    who = f"process {place.index} of {place.count}" if place.coordinator else "one of several"
+    meet = f" at {place.coordinator}" if place.coordinator else ""
+    print(f"{who}: waiting for the other hosts{meet}", file=sys.stderr, flush=True)
+    # The runtime would take SIGTERM for itself; the loop knows how to stop.
+    jax.config.update("jax_enable_preemption_service", False)
     known = {}
     if place.coordinator:
         known = {
@@ -96,6 +104,7 @@ def join(place: Place) -> None:
     try:
         jax.distributed.initialize(
             **known,
+            initialization_timeout=MEETING_SECONDS,
             heartbeat_timeout_seconds=SILENCE_SECONDS,
             shutdown_timeout_seconds=PARTING_SECONDS,
         )
@@ -142,6 +151,20 @@ def exchange(value: T) -> list[T]:
     ]
     whole = np.concatenate(parts, axis=1)
     return [pickle.loads(row[:size].tobytes()) for row, size in zip(whole, sizes, strict=True)]
+
+
+def together(do: Callable[[], T]) -> T:
+    """Does it on every host; a UserError of one is every host's."""
+    value: Any = None
+    error = None
+    try:
+        value = do()
+    except UserError as found:
+        error = str(found)
+    for host, text in enumerate(exchange(error)):
+        if text is not None:
+            raise UserError(f"host {host}: {text}" if count() > 1 else text)
+    return value
 
 
 def same(what: str, mine: Mapping[str, Any]) -> None:

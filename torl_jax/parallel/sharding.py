@@ -87,13 +87,13 @@ def shard(x: jax.Array, letters: str, mesh: Mesh | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, where))
 
 
-def check(config: ModelConfig, mesh: Mesh) -> None:
+def check(config: ModelConfig, mesh: Mesh, what: str = "the mesh") -> None:
     """UserError where the model's heads cannot be split as the mesh asks."""
     tp, heads = mesh.shape["tp"], config.kv_heads
     if heads % tp:
         fitting = [size for size in range(heads, 0, -1) if heads % size == 0]
         raise UserError(
-            f"the mesh has tp={tp}, the model {heads} kv heads, which are split and never copied: "
+            f"{what} has tp={tp}, the model {heads} kv heads, which are split and never copied: "
             f"use tp of {', '.join(map(str, fitting))} and give the other devices to fsdp"
         )
 

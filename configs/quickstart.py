@@ -1,6 +1,7 @@
 """A tiny base model learns to call Python, in minutes on two CPU cores.
 
 COMMAND   python -m torl_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
+PLAN      python -m torl_jax.plan --config=configs/quickstart.py --topology=cpu:1
 HARDWARE  2 CPU cores, 4 GiB
 MODEL     assets/tiny-base, made by `python -m torl_jax.pretrain`
 """

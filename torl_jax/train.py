@@ -74,6 +74,8 @@ def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
             state = checkpoints.restore(point.step, learner.abstract())
         else:
             state = learner.create(params)
+        # With a reference policy and a checkpoint they would stay, a second copy for nothing.
+        del params
         box = multihost.together(lambda: parts.sandbox(cfg.sandbox, cores))
         stack.callback(box.close)
         grader = stack.enter_context(Grader(workers=cfg.reward.workers, timeout=cfg.reward.timeout))

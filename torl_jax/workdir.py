@@ -27,16 +27,10 @@ def only_run(workdir: epath.Path) -> Iterator[None]:
     of the lock with the process, however that ends; a remote folder cannot be locked.
     """
     with contextlib.ExitStack() as stack:
-        error, mark = None, ""
-        if multihost.first():
-            try:
-                mark = stack.enter_context(_held(workdir))
-            except UserError as found:
-                error = found
-        failed, mark = multihost.exchange((error and str(error), mark))[0]
-        if failed:
-            raise error or UserError(failed)
-        _seen_by_all(workdir, mark)
+        mark = multihost.together(
+            lambda: stack.enter_context(_held(workdir)) if multihost.first() else ""
+        )
+        _seen_by_all(workdir, multihost.exchange(mark)[0])
         yield
 
 

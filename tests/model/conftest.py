@@ -1,13 +1,14 @@
 """One tiny decoder, its parameters and compiled functions, for all tests of the model."""
 
 import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from torl_jax.model import heads
+from torl_jax.model import heads, hf
 from torl_jax.model.cache import Window
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
@@ -111,3 +112,24 @@ def greedy():
         return slot.tokens[len(prompt) :]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory, shape, params):
+    """Two folders with the untied model: in one file, and in several."""
+    folder = tmp_path_factory.mktemp("models")
+    hf.save(folder / "single", shape, params)
+    hf.save(folder / "sharded", shape, params, shard_bytes=5_000)
+    return folder
+
+
+@pytest.fixture
+def single(saved, tmp_path):
+    """A copy of the first, to be damaged."""
+    return shutil.copytree(saved / "single", tmp_path / "single")
+
+
+@pytest.fixture
+def sharded(saved, tmp_path):
+    """A copy of the second."""
+    return shutil.copytree(saved / "sharded", tmp_path / "sharded")

@@ -28,25 +28,6 @@ NORM = "model.norm.weight"
 DOWN = "model.layers.2.mlp.down_proj.weight"
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory, shape, params):
-    """Two folders with one small model: in one file, and in several."""
-    folder = tmp_path_factory.mktemp("models")
-    hf.save(folder / "single", shape, params)
-    hf.save(folder / "sharded", shape, params, shard_bytes=5_000)
-    return folder
-
-
-@pytest.fixture
-def single(saved, tmp_path):
-    return shutil.copytree(saved / "single", tmp_path / "single")
-
-
-@pytest.fixture
-def sharded(saved, tmp_path):
-    return shutil.copytree(saved / "sharded", tmp_path / "sharded")
-
-
 def refused(folder) -> str:
     """The one line that `load` refuses the folder with."""
     with pytest.raises(UserError) as error:

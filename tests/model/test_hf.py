@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import tracemalloc
 
 import jax
@@ -32,25 +31,6 @@ def equal(a, b):
 def model(request, shape, make_params):
     shape = dataclasses.replace(shape, tied=request.param == "tied", eos_ids=(3,))
     return shape, make_params(shape)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory, shape, params):
-    """Two folders with the untied model: single and sharded."""
-    folder = tmp_path_factory.mktemp("models")
-    hf.save(folder / "single", shape, params)
-    hf.save(folder / "sharded", shape, params, shard_bytes=SHARD)
-    return folder
-
-
-@pytest.fixture
-def single(saved, tmp_path):
-    return shutil.copytree(saved / "single", tmp_path / "single")
-
-
-@pytest.fixture
-def sharded(saved, tmp_path):
-    return shutil.copytree(saved / "sharded", tmp_path / "sharded")
 
 
 def refused(folder) -> str:

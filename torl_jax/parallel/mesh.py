@@ -42,17 +42,12 @@ def make(
     return Mesh(np.asarray(devices).reshape(sizes), AXES)
 
 
-def sampling(
-    span: str, data: int, fsdp: int, tp: int, training: Mesh, process: int | None = None
-) -> Mesh:
-    """The mesh that samples: of this host's devices (span "host"), or of all ("global").
-
-    `process`: whose devices, where not this one's.
-    """
+def sampling(span: str, data: int, fsdp: int, tp: int, training: Mesh) -> Mesh:
+    """The mesh that samples: of this host's devices (span "host"), or of all ("global")."""
     devices = list(training.devices.flat)
     if span == "host":
-        process = jax.process_index() if process is None else process
-        devices = [device for device in devices if device.process_index == process]
+        here = jax.process_index()
+        devices = [device for device in devices if device.process_index == here]
     return make(data, fsdp, tp, devices, what=f"the sampling mesh (of each {span})")
 
 

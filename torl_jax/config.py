@@ -35,23 +35,33 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Problems: synthetic `arithmetic`, or rows of a parquet / jsonl file."""
+    """Problems: synthetic `arithmetic`, or rows of parquet, jsonl or csv files.
+
+    `path`: files, or data sets on the hub (OWNER/NAME, OWNER/NAME:FILE), separated by commas.
+    """
 
     source: Literal["arithmetic", "file"] = "file"
     path: str = ""
     eval_path: str = ""  # empty: eval problems are held out of `path`
     eval_problems: int = 128
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of `path`; see SCHEMAS
     bad_rows: Literal["error", "skip"] = "error"
+    bad_answers: Literal["exclude", "keep", "error"] = "exclude"  # golds unequal to themselves
+    dedup: bool = False  # a question asked twice is kept once
+    decontaminate: int = 13  # words in a row shared with a held-out question; 0: not looked for
     families: tuple[str, ...] = ()  # arithmetic only; empty: all of them
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """ToRL's markup; an empty prompt is the paper's own."""
+    """ToRL's markup; an empty prompt is the paper's own, for `calls` 0 one without a tool."""
 
     prompt: str = ""
     calls: int = 1
+    past: Literal["text", "end"] = "text"  # beyond `calls`: write on, or end where one is asked for
+    blocks: Literal["compat", "tolerant"] = "compat"  # which fences hold code
     observation: Literal["fixed", "compat"] = "fixed"
+    interpreter: Literal["stateless", "stateful"] = "stateless"  # stateful: one an episode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +98,36 @@ class SandboxConfig:
     preload: tuple[str, ...] = ()
     cores: int = 0  # processors set aside for programs; 0 shares them with the trainer
     endpoints: tuple[str, ...] = ()  # servers that run the programs instead of this machine
+    lost: float = 0.0  # share of problems whose first output is lost: a study of trying again
 
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-    """+1 / -1 by the grader."""
+    """+1 / -1 by the grader, and what is added to it."""
 
     workers: int = 1
     timeout: float = 5.0  # seconds an answer
+    execution: float = 0.0  # added where code did not execute; the paper tried -0.5
+    execution_rule: Literal["fixed", "compat"] = "fixed"  # compat: also where there is no code
+    overlong: float = 0.0  # added at the full length, from 0 at `overlong_buffer` tokens before
+    overlong_buffer: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Filters:
+    """Which episodes are trained on.
+
+    "mask" takes an episode out of the loss, "remove" out of its group's mean and spread too.
+    Groups that `zero_variance` or the accuracy window drops are replaced by others, sampled
+    in up to `rounds` rollouts a step; places that stay empty are not trained on.
+    """
+
+    overlong: Literal["keep", "mask", "remove"] = "keep"  # cut off at the full length
+    void: Literal["keep", "mask"] = "keep"  # with a turn that has neither code nor an answer
+    zero_variance: bool = False  # drop groups whose rewards are all equal
+    accuracy_low: float = 0.0  # drop groups whose accuracy is below
+    accuracy_high: float = 1.0  # or above
+    rounds: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,10 +136,13 @@ class Rl:
 
     problems_per_step: int = 128
     group_size: int = 16
-    minibatches: int = 1  # optimiser steps a rollout
+    minibatches: int = 1  # optimiser steps an epoch
+    epochs: int = 1  # times a rollout is gone through
     clip_low: float = 0.2
     clip_high: float = 0.2
+    dual_clip: float = 0.0  # bound on the ratio where the advantage is negative; 0: none
     kl_coef: float = 0.0
+    kl_in: Literal["loss", "reward"] = "loss"
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     entropy_coef: float = 0.0
 
@@ -158,7 +193,9 @@ class Eval:
     """Held-out evaluation, before training and every `every` steps."""
 
     every: int = 4
-    sampled: bool = True  # one sample a problem at T=1 besides the greedy one
+    sampled: bool = True  # besides the greedy one, `samples` a problem at T=1
+    samples: int = 1
+    benchmarks: tuple[str, ...] = ()  # evaluated too, by name or NAME=FILE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +227,7 @@ class Config:
     sampler: Sampler = Sampler()
     sandbox: SandboxConfig = SandboxConfig()
     reward: Reward = Reward()
+    filters: Filters = Filters()
     rl: Rl = Rl()
     optimizer: Optimizer = Optimizer()
     mesh: Mesh = Mesh()
@@ -223,6 +261,24 @@ class Config:
             f"a divisor of rl.problems_per_step = {rl.problems_per_step}",
         )
         _need(self, "rl.group_size", lambda x: x >= 2, "at least 2: GRPO compares samples")
+        _need(self, "rl.dual_clip", lambda x: x == 0 or x > 1, "0 (none) or above 1")
+        _need(self, "sandbox.lost", lambda x: 0 <= x <= 1, "a share, 0 to 1")
+        for key in ("reward.execution", "reward.overlong"):
+            _need(self, key, lambda x: x <= 0, "0 or less: a penalty")
+        high = self.filters.accuracy_high
+        _need(self, "filters.accuracy_high", lambda x: 0 <= x <= 1, "a share, 0 to 1")
+        _need(
+            self,
+            "filters.accuracy_low",
+            lambda x: 0 <= x <= high,
+            f"0 to filters.accuracy_high = {high}",
+        )
+        _need(
+            self,
+            "reward.overlong_buffer",
+            lambda x: x <= sampler.max_response,
+            f"at most sampler.max_response = {sampler.max_response}",
+        )
 
 
 POSITIVE = (
@@ -240,6 +296,9 @@ POSITIVE = (
     "reward.timeout",
     "rl.problems_per_step",
     "rl.minibatches",
+    "rl.epochs",
+    "filters.rounds",
+    "eval.samples",
     "learner.microbatch_rows",
     "learner.head_chunk",
     "optimizer.lr",
@@ -253,7 +312,9 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "sandbox.cores",
     "data.eval_problems",
+    "data.decontaminate",
     "protocol.calls",
+    "reward.overlong_buffer",
     "sampler.top_k",
     "sampler.deadline",
     "rl.clip_low",

@@ -137,8 +137,12 @@ class Episode:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A reward, its named parts, and correctness kept apart from it."""
+    """A reward, its named parts, and correctness kept apart from it.
+
+    `failure`: why the grader gave no verdict ("timeout: ...", "crash: ..."), else "".
+    """
 
     total: float
     correct: bool
     parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    failure: str = ""

@@ -27,7 +27,7 @@ from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh, multihost, sharding
 from torl_jax.protocols.text import Tokenizer, pause_tokens
-from torl_jax.protocols.torl import PROMPT, ToRL
+from torl_jax.protocols.torl import ToRL
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.engine import Engine
 
@@ -100,8 +100,8 @@ EVAL_SEED = 1
 
 
 def protocol(cfg: config.Protocol) -> ToRL:
-    """The markup; an empty prompt is the paper's own."""
-    return ToRL(cfg.prompt or PROMPT, calls=cfg.calls)
+    """The markup."""
+    return ToRL(cfg.prompt, cfg.calls, cfg.past, cfg.blocks)
 
 
 def sampling_mesh(cfg: config.Sampler, shape: ModelConfig, training: Mesh) -> Mesh:

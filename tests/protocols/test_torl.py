@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torl_jax.episode import Call, Observation, Problem
 from torl_jax.errors import UserError
 from torl_jax.protocols.base import Protocol
-from torl_jax.protocols.torl import STOP, ToRL, last_block
+from torl_jax.protocols.blocks import compat, last_code
+from torl_jax.protocols.torl import STOP, ToRL
 
 TORL = ToRL()
 BLOCK = "```python\nprint(1)\n```\n"
@@ -34,7 +35,7 @@ def test_the_papers_prompt() -> None:
     )
 
 
-@pytest.mark.parametrize("template", ["", "{Question}", "{question} {question}"])
+@pytest.mark.parametrize("template", ["no question", "{Question}", "{question} {question}"])
 def test_a_template_needs_its_one_question(template: str) -> None:
     with pytest.raises(UserError, match="exactly once"):
         ToRL(prompt_template=template)
@@ -110,4 +111,4 @@ def test_insertion_completes_the_block() -> None:
 )
 def test_any_block_comes_back_as_written(before: str, lines: list[str]) -> None:
     code = "\n".join(lines) + "\n"
-    assert last_block(f"{before}\n```python\n{code}```\nso\n") == code
+    assert last_code(compat(f"{before}\n```python\n{code}```\nso\n")) == code

@@ -9,6 +9,7 @@ looks at another author's text.
 from typing import Protocol as Interface
 
 from torl_jax.episode import Call, Observation, Problem
+from torl_jax.protocols.blocks import Block
 
 
 class Protocol(Interface):
@@ -23,7 +24,15 @@ class Protocol(Interface):
         ...
 
     def stops(self, calls_made: int) -> tuple[str, ...]:
-        """The strings that end the next turn; none once the call budget is spent."""
+        """The strings that end the next turn."""
+        ...
+
+    def spent(self, calls_made: int) -> bool:
+        """Whether no call is left: a stop then ends the episode."""
+        ...
+
+    def blocks(self, turn_text: str) -> list[Block]:
+        """The blocks of code that the turn opens, in order, to be run or not."""
         ...
 
     def call(self, turn_text: str) -> Call | None:

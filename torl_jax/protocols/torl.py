@@ -18,9 +18,11 @@ Deviations from the released code:
 """
 
 import dataclasses
+from typing import Literal
 
 from torl_jax.episode import Call, Observation, Problem
 from torl_jax.errors import UserError
+from torl_jax.protocols.blocks import BLOCKS, Block, last_code
 
 STOP = "```output"
 QUESTION = "{question}"
@@ -32,6 +34,11 @@ PROMPT = (
     f"{QUESTION}\n"
     "Assistant:\n"
 )
+# What is asked for where no tool is at hand (C = 0).
+PLAIN_PROMPT = PROMPT.replace(
+    "integrate natural language reasoning with programs to solve the problem above",
+    "reason step by step to solve the problem above",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +46,22 @@ class ToRL:
     """The protocol of ToRL with at most `calls` tool calls an episode (C).
 
     `prompt_template` holds `{question}` exactly once and may hold any other
-    braces. While calls are left a turn ends at the output fence; after that the
-    policy writes on in plain text to its end. Raises UserError for a template
-    without its one `{question}` or a negative budget.
+    braces; empty, it is the paper's, or one without programs where `calls` is 0.
+    While calls are left a turn ends at the output fence; after that the policy
+    writes on in plain text to its end (`past` "text"), or asking once more ends the
+    episode ("end", as verl-tool does). `extraction` says which fences hold code. Raises
+    UserError for a template without its one `{question}` or a negative budget.
     """
 
-    prompt_template: str = PROMPT
+    prompt_template: str = ""
     calls: int = 1
+    past: Literal["text", "end"] = "text"
+    extraction: Literal["compat", "tolerant"] = "compat"
 
     def __post_init__(self) -> None:
+        if not self.prompt_template:
+            template = PROMPT if self.calls else PLAIN_PROMPT
+            object.__setattr__(self, "prompt_template", template)
         found = self.prompt_template.count(QUESTION)
         if found != 1:
             raise UserError(
@@ -62,12 +76,21 @@ class ToRL:
         return self.prompt_template.replace(QUESTION, problem.question)
 
     def stops(self, calls_made: int) -> tuple[str, ...]:
-        """The output fence while calls are left, then nothing."""
-        return (STOP,) if calls_made < self.calls else ()
+        """The output fence; once no call is left only where it ends the episode."""
+        return () if self.spent(calls_made) and self.past == "text" else (STOP,)
+
+    def spent(self, calls_made: int) -> bool:
+        """Whether no call is left."""
+        return calls_made >= self.calls
+
+    def blocks(self, turn_text: str) -> list[Block]:
+        """The Python blocks that the turn opens, in order."""
+        return BLOCKS[self.extraction](turn_text)
 
     def call(self, turn_text: str) -> Call | None:
         """The code of the turn's last Python block; None if that is unclosed or blank."""
-        code = last_block(turn_text.partition(STOP)[0])
+        before, stop, _ = turn_text.partition(STOP)
+        code = last_code(self.blocks(before + stop))
         return Call(code) if code.strip() else None
 
     def insertion(self, turn_text: str, observation: Observation | None) -> str:
@@ -79,22 +102,3 @@ class ToRL:
         if observation is None:
             return ""
         return ("" if turn_text.endswith("\n") else "\n") + observation.text + "\n```\n"
-
-
-def last_block(text: str) -> str:
-    """The lines of the last fenced Python block of `text`; "" if it was never closed.
-
-    A line that starts or ends with the Python fence opens a block and drops the one
-    before it; a line that starts with any other fence closes it. Indented fences
-    do not close, and other languages' fences do not open.
-    """
-    lines: list[str] = []
-    inside = False
-    for line in text.split("\n"):
-        if line.startswith("```python") or line.endswith("```python"):
-            lines, inside = [], True
-        elif line.startswith("```"):
-            inside = False
-        elif inside:
-            lines.append(line + "\n")
-    return "" if inside else "".join(lines)

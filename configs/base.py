@@ -1,10 +1,12 @@
 """Every key with its default: the base of all recipes."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 
 from torl_jax import config
+from torl_jax.errors import UserError
 
 
 def get_config() -> Any:
@@ -13,3 +15,11 @@ def get_config() -> Any:
     Its attributes are dynamic, hence Any: `config.parse` is what checks their types.
     """
     return ml_collections.ConfigDict(config.to_dict(config.Config())).lock()
+
+
+def apply(config: Any, argument: str, known: Mapping[str, Callable[[Any], None]]) -> None:
+    """Changes `config` by each of the names in `argument`, separated by commas."""
+    for name in filter(None, argument.split(",")):
+        if name not in known:
+            raise UserError(f"unknown argument {name!r}; known: {', '.join(known)}")
+        known[name](config)

@@ -5,6 +5,8 @@ COMMAND   python -m torl_jax.train --config=configs/torl_1p5b.py --workdir=runs/
 PLAN      python -m torl_jax.plan --config=configs/torl_1p5b.py --topology=v5e:4x4
 SMOKE     the same with configs/torl_1p5b.py:smoke and --config.model.tokenizer=DIR in place of
           the model: random weights in a shrunken Qwen2.5, real tokenizer, prompt and rows
+ABLATIONS configs/torl_1p5b.py:c0 (no tool, the baseline), :c2 (two calls), :penalty (-0.5 for code
+          that fails): 215 steps each, as the paper's; :c2,smoke on a CPU, and so on
 HARDWARE  TPU v5e:4x4 or v6e:4x4 (docs/plans.md); the paper: 8 x A800 80 GB
 DATA      GAIR-NLP/ToRL, data/torl_data (28,740 problems)
 
@@ -23,7 +25,6 @@ Deviations from the released code, numbered as in docs/paper_index.md:
 from typing import Any
 
 from configs import base
-from torl_jax.errors import UserError
 
 SMOKE_MODEL = {
     "vocab_size": 151_936,
@@ -39,8 +40,11 @@ SMOKE_MODEL = {
 }
 
 
+ABLATION_STEPS = 215  # to which the paper's ablations run
+
+
 def get_config(argument: str = "") -> Any:
-    """The paper's recipe; the argument `smoke` shrinks it to a CPU."""
+    """The paper's recipe, changed by the names in `argument` (see ARGUMENTS)."""
     c = base.get_config()
     c.model.path = "Qwen/Qwen2.5-Math-1.5B"
     c.model.dtype = "bfloat16"
@@ -72,11 +76,26 @@ def get_config(argument: str = "") -> Any:
     c.data.eval_problems = 374
     c.checkpoint.every = 20
     c.run.steps = 1050
-    if argument == "smoke":
-        smoke(c)
-    elif argument:
-        raise UserError(f"unknown argument {argument!r}; known: smoke")
+    base.apply(c, argument, ARGUMENTS)
     return c
+
+
+def c0(c: Any) -> None:
+    """No tool: its own prompt, and nothing is ever run."""
+    c.protocol.calls = 0
+    c.run.steps = ABLATION_STEPS
+
+
+def c2(c: Any) -> None:
+    """Two tool calls an answer."""
+    c.protocol.calls = 2
+    c.run.steps = ABLATION_STEPS
+
+
+def penalty(c: Any) -> None:
+    """-0.5 where a program failed; the release also punished answers without one (compat)."""
+    c.reward.execution = -0.5
+    c.run.steps = ABLATION_STEPS
 
 
 def smoke(c: Any) -> None:
@@ -102,3 +121,6 @@ def smoke(c: Any) -> None:
     c.reward.workers = 1
     c.checkpoint.every = 1
     c.run.steps = 2
+
+
+ARGUMENTS = {"c0": c0, "c2": c2, "penalty": penalty, "smoke": smoke}

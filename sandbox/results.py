@@ -41,6 +41,14 @@ class Result:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
+class Cells(Protocol):
+    """A persistent interpreter, here (Session) or elsewhere (client.RemoteSession)."""
+
+    def submit(self, code: str, timeout: float | None = None) -> "Future[Result]": ...
+
+    def close(self) -> None: ...
+
+
 class Box(Protocol):
     """What runs programs, here (Sandbox) or elsewhere (client.RemoteSandbox)."""
 
@@ -53,6 +61,8 @@ class Box(Protocol):
     def submit(
         self, code: str, stdin: str | None = None, timeout: float | None = None
     ) -> "Future[Result]": ...
+
+    def session(self, timeout: float | None = None, seed: int = 0, echo: bool = False) -> Cells: ...
 
     def close(self) -> None: ...
 

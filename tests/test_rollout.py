@@ -74,9 +74,10 @@ def make(tokenizer, embed):
     engines = {}
 
     def build(
-        pieces, env, *, calls=1, slots=4, response=120, segment=16, prompt="{question}", hint=True
-    ):
-        protocol = ToRL(prompt, calls=calls)
+        pieces, env, *, calls=1, slots=4, response=120, segment=16, prompt="{question}", hint=True,
+        past="text",
+    ):  # fmt: skip
+        protocol = ToRL(prompt, calls=calls, past=past)
         ids = list(tokenizer.encode(protocol.prompt(PROBLEM)))
         for piece in pieces:
             if isinstance(piece, str):
@@ -158,6 +159,17 @@ def test_past_the_budget_the_policy_writes_on(make, tokenizer, box):
     assert episode.segments[-1].text == CODE + "```output\n43\n```\nHm.<|endoftext|>"
 
 
+@pytest.mark.parametrize("calls", [0, 1])
+def test_past_the_budget_asking_again_may_end_the_episode(make, tokenizer, box, calls):
+    asked = [CODE + "```output", tool(tokenizer)] * calls
+    pieces = [*asked, CODE + "```output", "43"]
+    episode = one(make(pieces, PythonEnv(box), calls=calls, past="end"))
+    assert (episode.end, len(episode.turns)) == (End.CALLS, calls)
+    assert episode.segments[-1].text == CODE + "```output"
+    short = one(make([*asked, "Done."], PythonEnv(box), calls=calls, past="end"))
+    assert short.end is End.EOS
+
+
 @pytest.mark.parametrize("calls", [0, 2])
 def test_the_call_budget_is_data(make, tokenizer, box, calls):
     pieces = []
@@ -198,7 +210,17 @@ def test_special_tokens_in_tool_output_are_plain_text(make, tokenizer, box):
     assert not set(tokenizer.eos_ids) & set(observed.tokens)
 
 
-class Broken:
+class Stateless:
+    """An environment that is every episode's tool itself."""
+
+    def open(self, problem):
+        return self
+
+    def close(self):
+        pass
+
+
+class Broken(Stateless):
     """An environment whose infrastructure fails."""
 
     def submit(self, call):
@@ -214,7 +236,7 @@ def test_our_own_failure_aborts_and_is_not_shown(make):
     assert all(e.count(Author.TOOL) == 0 for e in collected.episodes)
 
 
-class Held:
+class Held(Stateless):
     """Answers calls only when told, in the order told."""
 
     def __init__(self):
@@ -284,7 +306,7 @@ def test_an_episodes_tokens_are_what_its_row_read(make, tokenizer, box):
     assert rows == [True] * 6
 
 
-class SlowFirst:
+class SlowFirst(Stateless):
     """The first call is answered only after another episode has ended."""
 
     def __init__(self):

@@ -24,10 +24,12 @@ from torl_jax.record import remote
 
 METRICS = ("eval/accuracy", "eval/greedy_accuracy")
 # What a resumed run may not change: other values would silently make another experiment.
-FIXED = ("model", "data", "protocol", "sampler", "rl", "optimizer")
+FIXED = ("model", "data", "protocol", "sampler", "reward", "filters", "rl", "optimizer")
 # Keys of these that change speed only, or that people do change on purpose.
 FREE = (
     "model.attention",
+    "reward.workers",
+    "reward.timeout",
     "sampler.slots",
     "sampler.segment",
     "sampler.extend_rows",

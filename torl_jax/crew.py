@@ -9,14 +9,16 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 
 import numpy as np
 
 from torl_jax.episode import Author, Episode, Problem, Score
 from torl_jax.errors import Interrupted
+from torl_jax.metrics import tool_times
 from torl_jax.parallel import multihost
 from torl_jax.rewards.answer import Grader
-from torl_jax.rewards.outcome import Grading
+from torl_jax.rewards.outcome import Grading, Outcome
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.engine import Tally
 
@@ -32,6 +34,9 @@ class Part:
     grading: float  # from there until its last score
     waiting: float  # of `sampling`, for tools alone
 
+    def __add__(self, later: "Part") -> "Part":
+        return Part(*(getattr(self, f.name) + getattr(later, f.name) for f in fields(Part)))
+
 
 @dataclasses.dataclass(frozen=True)
 class Harvest:
@@ -40,6 +45,19 @@ class Harvest:
     episodes: list[Episode]
     scores: list[Score]
     parts: list[Part]
+
+    def __add__(self, later: "Harvest") -> "Harvest":
+        """Both of them, as if sampled in one rollout."""
+        return Harvest(
+            self.episodes + later.episodes,
+            self.scores + later.scores,
+            [part + after for part, after in zip(self.parts, later.parts, strict=True)],
+        )
+
+    def groups(self, size: int) -> list[tuple[list[Episode], list[Score]]]:
+        """Episodes and scores problem by problem, `size` of each."""
+        places = [slice(i, i + size) for i in range(0, len(self.episodes), size)]
+        return [(self.episodes[place], self.scores[place]) for place in places]
 
     @property
     def seconds(self) -> float:
@@ -65,15 +83,23 @@ class Harvest:
             "time/decode": float(np.mean([tally.seconds for tally in tallies])),
             "time/tool": float(np.mean([part.waiting for part in self.parts])),
             "time/reward": float(np.mean([part.grading for part in self.parts])),
+            **tool_times(self.episodes),
         }
 
 
 class Crew:
     """This host's rollout and grader among those of all hosts."""
 
-    def __init__(self, rollout: Rollout, grader: Grader, lockstep: bool = False) -> None:
+    def __init__(
+        self,
+        rollout: Rollout,
+        grader: Grader,
+        lockstep: bool = False,
+        reward: Outcome = Outcome(),
+    ) -> None:
         """`lockstep`: all hosts sample all problems together, on one mesh."""
         self.rollout, self.grader, self.lockstep = rollout, grader, lockstep
+        self.reward = reward
 
     def collect(
         self,
@@ -110,7 +136,7 @@ class Crew:
         begin, places = time.perf_counter(), multihost.share(range(len(problems)))
         own = [problems[i] for i in places]
         ids = {problem.id for problem in own}
-        grading = Grading(self.grader)
+        grading = Grading(self.grader, self.reward)
 
         def finish(episode: Episode) -> None:
             if episode.problem.id in ids:

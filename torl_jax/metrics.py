@@ -4,7 +4,8 @@
 
 Sums and weights are kept apart until the end, so the same mean comes out
 however the episodes are split over microbatches or hosts. The names follow
-ToRL (arXiv 2503.23383); `rollout_ratios` says what each counts.
+ToRL (arXiv 2503.23383), verl-tool and SimpleTIR (arXiv 2509.02479);
+`rollout_ratios` says what each counts.
 
 This module is part of the words world: no jax.
 """
@@ -17,8 +18,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from torl_jax.episode import Author, End, Episode, Observation, Score
-
-FENCE = "```python"
+from torl_jax.protocols.blocks import BLOCKS, Finder
+from torl_jax.rewards.answer import BOX, BRACES
+from torl_jax.rl import filters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,54 +45,171 @@ def mean(values: Iterable[float]) -> Ratio:
     return Ratio(math.fsum(listed), float(len(listed)))
 
 
-def rollout_ratios(episodes: Sequence[Episode], scores: Sequence[Score]) -> dict[str, Ratio]:
+def share(parts: Iterable[int], wholes: Iterable[int]) -> Ratio:
+    """All of `parts` over all of `wholes`."""
+    return Ratio(float(sum(parts)), float(sum(wholes)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """What one finished response holds, counted once; see `read`."""
+
+    correct: bool
+    written: int  # blocks of code opened
+    answered: bool  # with a complete \\boxed
+    early: int  # blocks opened before the last complete \\boxed
+    void: bool
+    calls: int  # of the call budget
+    ran: tuple[Observation, ...]
+    actions: tuple[int, ...]  # tokens of each of the policy's segments, its turns
+    observations: tuple[int, ...]  # tokens of each of the tool's
+
+    @property
+    def length(self) -> int:
+        """Tokens after the prompt."""
+        return sum(self.actions) + sum(self.observations)
+
+
+def rollout_ratios(
+    episodes: Sequence[Episode],
+    scores: Sequence[Score],
+    blocks: Finder = BLOCKS["compat"],
+    prefix: str = "rollout/",
+) -> dict[str, Ratio]:
     """What one batch of episodes did, as ratios that add over batches.
 
+    `blocks`: where code stands in what the policy wrote in one turn (`Protocol.blocks`).
+    `prefix`: "rollout/" for all that was sampled; "trained/" for what filters left of it.
+
     Over all episodes:
-      rollout/end_{answer,eos,length,calls,abort}  share that ended so
-      rollout/infra_failure_ratio  share lost to our own failures (= end_abort)
-      rollout/usable_groups        share of problems whose samples' rewards differ,
-                                   that is, whose GRPO advantages are not all zero
+      end_{answer,eos,length,calls,abort}  share that ended so; end_length: truncated
+      infra_failure_ratio  share lost to our own failures (= end_abort)
+      usable_groups        share of problems whose samples' rewards differ, that is,
+                           whose GRPO advantages are not all zero
+      groups_right, groups_wrong  share of problems all of whose finished samples are
+                           correct, none of them
 
     Over finished episodes (ABORT left out: such an episode says nothing of the policy):
-      rollout/reward, rollout/accuracy  mean of Score.total, of Score.correct
-      rollout/code_ratio       share whose policy text opens a ```python block
-      rollout/pass_ratio       executed blocks that ran without error / executed blocks
-      rollout/executed_ratio   executed blocks / blocks opened (past the call budget, or
-                               never closed, a block is written but not executed)
-      rollout/response_length  tokens after the prompt = model_tokens + tool_tokens
-      rollout/model_tokens, rollout/tool_tokens  tokens by the policy, by the tool
-      time/tool_call  seconds per executed block
+      reward, accuracy     mean of Score.total, of Score.correct
+      grader_timeout_ratio, grader_crash_ratio  share that the grader gave no verdict on
+                           (they count as wrong)
+      valid_call_ratio     calls that had a program to run / calls of the budget
+      tool_tokens          tokens by the tool
+      action_tokens, observation_tokens  tokens a segment of the policy's, of the tool's
 
-    Pre: a problem's episodes are all in the same batch, or usable_groups counts its
-    parts as groups of their own.
+    Over finished episodes, and again over the correct ones alone (..._correct) and over
+    the others (..._incorrect):
+      code_ratio           share whose policy text opens a block of code
+      pass_ratio           executed blocks that ran without error / executed blocks
+      executed_ratio       executed blocks / blocks opened (past the call budget, never
+                           closed, or with another after it in its turn, a block is
+                           written but not executed)
+      before_answer_ratio  blocks opened before the last complete \\boxed / blocks opened,
+                           in responses that have one
+      response_length      tokens after the prompt = model_tokens + tool_tokens
+      model_tokens         tokens by the policy
+      turns                segments by the policy
+      calls                calls of the budget, whether they had a program to run or not
+      void_ratio           share with a turn that holds neither a closed block of code nor
+                           a complete \\boxed
+
+    Pre: a problem's episodes are all in the same batch, or the figures of groups count
+    its parts as groups of their own.
     """
     pairs = list(zip(episodes, scores, strict=True))
     done = [(episode, score) for episode, score in pairs if episode.end is not End.ABORT]
-    ran = [seen for episode, _ in done for seen in observations(episode)]
-    written = sum(episode.policy_text.count(FENCE) for episode, _ in done)
-    ends = {
-        f"rollout/end_{end.value}": mean(episode.end is end for episode, _ in pairs) for end in End
-    }
-    return {
-        "rollout/reward": mean(score.total for _, score in done),
-        "rollout/accuracy": mean(score.correct for _, score in done),
-        "rollout/code_ratio": mean(FENCE in episode.policy_text for episode, _ in done),
-        "rollout/pass_ratio": mean(seen.passed for seen in ran),
-        "rollout/executed_ratio": Ratio(float(len(ran)), float(written)),
-        "rollout/response_length": mean(e.count(Author.POLICY, Author.TOOL) for e, _ in done),
-        "rollout/model_tokens": mean(episode.count(Author.POLICY) for episode, _ in done),
-        "rollout/tool_tokens": mean(episode.count(Author.TOOL) for episode, _ in done),
+    responses = [read(episode, score, blocks) for episode, score in done]
+    ends = {f"end_{end.value}": mean(episode.end is end for episode, _ in pairs) for end in End}
+    figures = {
+        "reward": mean(score.total for _, score in done),
+        "accuracy": mean(score.correct for _, score in done),
+        **behaviour(responses),
+        "tool_tokens": mean(sum(r.observations) for r in responses),
+        "action_tokens": mean(tokens for r in responses for tokens in r.actions),
+        "observation_tokens": mean(tokens for r in responses for tokens in r.observations),
+        "valid_call_ratio": share((len(r.ran) for r in responses), (r.calls for r in responses)),
         **ends,
-        "time/tool_call": mean(seen.seconds for seen in ran),
-        "rollout/infra_failure_ratio": ends["rollout/end_abort"],
-        "rollout/usable_groups": usable_groups(pairs),
+        "infra_failure_ratio": ends["end_abort"],
+        "grader_timeout_ratio": mean(s.failure.startswith("timeout") for _, s in done),
+        "grader_crash_ratio": mean(s.failure.startswith("crash") for _, s in done),
+        **groups(pairs),
+    }
+    for kind in (True, False):
+        own = behaviour([response for response in responses if response.correct is kind])
+        suffix = "correct" if kind else "incorrect"
+        figures |= {f"{name}_{suffix}": ratio for name, ratio in own.items()}
+    return {prefix + name: ratio for name, ratio in figures.items()}
+
+
+def rollout_stats(
+    episodes: Sequence[Episode],
+    scores: Sequence[Score],
+    blocks: Finder = BLOCKS["compat"],
+    prefix: str = "rollout/",
+) -> dict[str, float]:
+    """The values of `rollout_ratios`; nan where there was nothing to count."""
+    ratios = rollout_ratios(episodes, scores, blocks, prefix)
+    return {name: ratio.value for name, ratio in ratios.items()}
+
+
+def tool_times(episodes: Iterable[Episode]) -> dict[str, float]:
+    """Seconds a program ran, in finished episodes; nan where none did.
+
+    time/tool_call is the mean, time/tool_call_p50 and _p99 are percentiles of just these
+    episodes: unlike ratios they do not add, so give all hosts' episodes at once.
+    """
+    ran = [
+        seen.seconds
+        for episode in episodes
+        if episode.end is not End.ABORT
+        for seen in observations(episode)
+    ]
+    middle, high = np.percentile(ran, (50, 99)).tolist() if ran else (math.nan, math.nan)
+    return {
+        "time/tool_call": mean(ran).value,
+        "time/tool_call_p50": middle,
+        "time/tool_call_p99": high,
     }
 
 
-def rollout_stats(episodes: Sequence[Episode], scores: Sequence[Score]) -> dict[str, float]:
-    """The values of `rollout_ratios`; nan where there was nothing to count."""
-    return {name: ratio.value for name, ratio in rollout_ratios(episodes, scores).items()}
+def read(episode: Episode, score: Score, blocks: Finder) -> Response:
+    """Counts what a finished episode holds."""
+    turns = [segment for segment in episode.segments if segment.author is Author.POLICY]
+    answer = answer_at(episode.policy_text)
+    opened: list[int] = []  # where in policy_text
+    offset = 0
+    for turn in turns:
+        opened += [offset + block.start for block in blocks(turn.text)]
+        offset += len(turn.text) + 1  # policy_text joins turns with a newline
+    tools = [segment for segment in episode.segments if segment.author is Author.TOOL]
+    return Response(
+        correct=bool(score.correct),
+        written=len(opened),
+        answered=answer is not None,
+        early=0 if answer is None else sum(start < answer for start in opened),
+        void=filters.void(episode, blocks),
+        calls=len(episode.turns),
+        ran=tuple(observations(episode)),
+        actions=tuple(len(turn.tokens) for turn in turns),
+        observations=tuple(len(segment.tokens) for segment in tools),
+    )
+
+
+def behaviour(responses: Sequence[Response]) -> dict[str, Ratio]:
+    """The figures that are taken of all, of correct and of incorrect responses."""
+    ran = [seen for response in responses for seen in response.ran]
+    boxed = [response for response in responses if response.answered]
+    return {
+        "code_ratio": mean(r.written > 0 for r in responses),
+        "pass_ratio": mean(seen.passed for seen in ran),
+        "executed_ratio": share((len(r.ran) for r in responses), (r.written for r in responses)),
+        "before_answer_ratio": share((r.early for r in boxed), (r.written for r in boxed)),
+        "response_length": mean(r.length for r in responses),
+        "model_tokens": mean(sum(r.actions) for r in responses),
+        "turns": mean(len(r.actions) for r in responses),
+        "calls": mean(r.calls for r in responses),
+        "void_ratio": mean(r.void for r in responses),
+    }
 
 
 def observations(episode: Episode) -> list[Observation]:
@@ -98,11 +217,37 @@ def observations(episode: Episode) -> list[Observation]:
     return [turn.observation for turn in episode.turns if turn.observation is not None]
 
 
-def usable_groups(pairs: Iterable[tuple[Episode, Score]]) -> Ratio:
-    """Share of problems whose finished samples' rewards are not all equal."""
-    rewards: dict[tuple[str, str], list[float]] = defaultdict(list)
+def answer_at(text: str) -> int | None:
+    r"""Where the last complete \boxed{...} of `text` begins; None without one.
+
+    A box is what the grader takes for one; unlike the grader's, this search goes on
+    past a last box that is never closed. Linear in the text.
+    """
+    boxes = {box.end() - 1: box.start() for box in BOX.finditer(text)}
+    if not boxes:
+        return None
+    unclosed: list[int | None] = []  # for each open brace the box that it opens, if any
+    last = None
+    for brace in BRACES.finditer(text):
+        if brace.group() == "{":
+            unclosed.append(boxes.get(brace.start()))
+        elif brace.group() == "}" and unclosed:
+            start = unclosed.pop()
+            if start is not None:
+                last = start if last is None else max(last, start)
+    return last
+
+
+def groups(pairs: Iterable[tuple[Episode, Score]]) -> dict[str, Ratio]:
+    """Shares of problems by how their finished samples fared; see `rollout_ratios`."""
+    found: dict[tuple[str, str], list[Score]] = defaultdict(list)
     for episode, score in pairs:
-        group = rewards[episode.problem.source, episode.problem.id]
+        group = found[episode.problem.source, episode.problem.id]
         if episode.end is not End.ABORT:
-            group.append(score.total)
-    return mean(len(group) > 0 and np.ptp(group) > 0 for group in rewards.values())
+            group.append(score)
+    graded = list(found.values())
+    return {
+        "usable_groups": mean(len({score.total for score in group}) > 1 for group in graded),
+        "groups_right": mean(bool(g) and all(score.correct for score in g) for g in graded),
+        "groups_wrong": mean(bool(g) and not any(score.correct for score in g) for g in graded),
+    }

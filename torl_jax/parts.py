@@ -16,9 +16,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sandbox import LEVELS, Box, Sandbox, SandboxError, budget
+from sandbox.box import MOST_SESSIONS
 from torl_jax import config
 from torl_jax.data import arithmetic, sources, stream
+from torl_jax.envs.base import Environment
 from torl_jax.envs.desk import Desk, SharedDesk
+from torl_jax.envs.lossy import Lossy
 from torl_jax.envs.python import PythonEnv
 from torl_jax.episode import Problem, Segment
 from torl_jax.errors import UserError
@@ -28,6 +31,7 @@ from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh, multihost, sharding
 from torl_jax.protocols.text import Tokenizer, pause_tokens
 from torl_jax.protocols.torl import ToRL
+from torl_jax.rewards.outcome import Outcome
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.engine import Engine
 
@@ -102,6 +106,17 @@ EVAL_SEED = 1
 def protocol(cfg: config.Protocol) -> ToRL:
     """The markup."""
     return ToRL(cfg.prompt, cfg.calls, cfg.past, cfg.blocks)
+
+
+def outcome(cfg: config.Config) -> Outcome:
+    """What answers, failed programs and long responses are worth."""
+    return Outcome(
+        execution=cfg.reward.execution,
+        execution_rule=cfg.reward.execution_rule,
+        overlong=cfg.reward.overlong,
+        overlong_buffer=cfg.reward.overlong_buffer,
+        most=cfg.sampler.max_response,
+    )
 
 
 def sampling_mesh(cfg: config.Sampler, shape: ModelConfig, training: Mesh) -> Mesh:
@@ -203,6 +218,18 @@ def engine(
     )
 
 
+def environment(cfg: config.Config, box: Box) -> Environment:
+    """Where an episode's programs run."""
+    stateful = cfg.protocol.interpreter == "stateful"
+    if stateful and cfg.sampler.slots > MOST_SESSIONS:
+        raise UserError(
+            f"config.sampler.slots is {cfg.sampler.slots}; with protocol.interpreter=stateful "
+            f"each keeps an interpreter, of which {MOST_SESSIONS} can be open: set at most that"
+        )
+    env = PythonEnv(box, cfg.protocol.observation, cfg.sandbox.timeout, stateful=stateful)
+    return Lossy(env, cfg.sandbox.lost) if cfg.sandbox.lost else env
+
+
 def rollout(
     cfg: config.Config,
     model: Transformer,
@@ -216,7 +243,7 @@ def rollout(
         engine(cfg, model, text, markup.stops(0)),
         text,
         markup,
-        PythonEnv(box, policy=cfg.protocol.observation, timeout=cfg.sandbox.timeout),
+        environment(cfg, box),
         max_prompt=cfg.sampler.max_prompt,
         max_response=cfg.sampler.max_response,
         desk=desk(cfg.sampler),

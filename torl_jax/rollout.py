@@ -132,9 +132,11 @@ class Rollout:
                 for draft, end, error in filter(None, ended):
                     episode = finish(draft, end, error)
                     finished[draft.index, draft.sample] = episode
+                    desk.leave((draft.index, draft.sample))
                     self.engine.release(drafts.pop(draft.slot.index).slot)
                     on_finish(episode)
         finally:
+            desk.close()
             for draft in drafts.values():
                 self.engine.release(draft.slot)
         return Collected([finished[key] for key in sorted(finished)], tool_seconds)
@@ -169,13 +171,15 @@ class Rollout:
 
     def _ask(self, draft: Draft, desk: Desk) -> Ended | None:
         """A stop string ended the turn: run what it asks for, or go on without."""
+        if self.protocol.spent(len(draft.turns)):
+            return self._close(draft, End.CALLS)
         call = self.protocol.call(self.tokenizer.decode(draft.tokens))
         if call is None:
             draft.turns.append(Turn(None, None))
             return self._resume(draft)
         draft.call = call
         draft.slot.live = False
-        desk.submit((draft.index, draft.sample), call)
+        desk.submit((draft.index, draft.sample), draft.problem, call)
         return None
 
     def _observe(self, draft: Draft, observation: Observation | Failed) -> Ended | None:

@@ -91,7 +91,7 @@ def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
             writer.line(line)
         Trainer(
             cfg=cfg,
-            crew=Crew(rollout, grader, lockstep=cfg.sampler.span == "global"),
+            crew=Crew(rollout, grader, cfg.sampler.span == "global", parts.outcome(cfg)),
             level=box.level,
             learner=learner,
             handoff=Handoff(learner.abstract().params, over, sampling, model.dtype),

@@ -1,8 +1,11 @@
 """The loop of training: sample, grade, learn; evaluate, save and dump when due."""
 
 import dataclasses
+import functools
 import math
+import operator
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,9 +13,9 @@ import numpy as np
 from torl_jax import config, evaluation, parts
 from torl_jax.checkpoint import Checkpoints, Meta
 from torl_jax.compilation import Counter
-from torl_jax.crew import Crew
+from torl_jax.crew import Crew, Harvest
 from torl_jax.data.stream import Stream
-from torl_jax.episode import Episode, Problem, Score
+from torl_jax.episode import End, Episode, Problem, Score
 from torl_jax.errors import Interrupted, UserError
 from torl_jax.interrupt import StopSignal
 from torl_jax.learner.learner import Learner
@@ -21,7 +24,7 @@ from torl_jax.logs import Silent, Writer
 from torl_jax.metrics import rollout_stats
 from torl_jax.parallel import multihost
 from torl_jax.parallel.handoff import Handoff
-from torl_jax.rl import advantages, filters
+from torl_jax.rl import advantages, dynamic, filters
 from torl_jax.rl.batch import TrainBatch, from_episodes
 from torl_jax.sampler.sampling import Settings
 
@@ -41,6 +44,9 @@ class Trainer:
     stop: StopSignal
     compilations: Counter
 
+    def __post_init__(self) -> None:
+        self.taken = self.stream.cursor  # problems, by the steps that are done
+
     def loop(self, state: TrainState, start: int, checkpoints: Checkpoints) -> None:
         """Steps start .. run.steps; on Interrupted the last whole step is saved."""
         cfg, done = self.cfg, start
@@ -48,7 +54,7 @@ class Trainer:
         row: dict[str, float] = {}
         try:
             self.stop_together()
-            self.load(state, start)
+            self.load(self.handoff(state.params), start)
             self.crew.rollout.engine.warm_up()
             if start == 0:
                 self.writer.write(0, self.evaluate(state, 0))
@@ -80,39 +86,33 @@ class Trainer:
 
     def save(self, checkpoints: Checkpoints, done: int, state: TrainState, row: dict) -> None:
         """A checkpoint after `done` steps."""
-        # An interrupted step has taken its problems, but will take them again.
-        cursor = done * self.cfg.rl.problems_per_step
-        checkpoints.save(done, state, Meta(cursor, self.cfg), row)
+        checkpoints.save(done, state, Meta(self.taken, self.cfg), row)
 
     def step(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, float]]:
         """One rollout and its optimiser steps; returns the new state and the metrics row."""
         cfg, clock = self.cfg, time.perf_counter
         begin, compiled = clock(), self.compilations.count
-        problems = self.stream.take(cfg.rl.problems_per_step)
-        self.load(state, step)
+        chosen, harvest = self.sample(state, step)
         given = self.handoff.spent
-        harvest = self.crew.collect(
-            problems,
-            cfg.rl.group_size,
-            stopped=lambda: self.stop.caught,
-            seconds=cfg.sampler.deadline or math.inf,
-        )
-        episodes, scores = harvest.episodes, harvest.scores
         gathered = clock()
-        state, stats = self.learner.update(state, self.batches(episodes, scores))
-        if not math.isfinite(stats["grad_norm"]):
+        keep = self.kept(chosen)
+        batches = self.batches(state, chosen, keep)
+        state, stats = self.learner.update(state, batches) if batches else (state, {})
+        if not math.isfinite(stats.get("grad_norm", 0.0)):
             raise UserError(
                 f"step {step + 1}: the gradient is not finite (loss {stats['loss']}); nothing "
                 "of this step is saved: the same command with a smaller --config.optimizer.lr "
                 "goes on from the last checkpoint"
             )
         end = clock()
+        # An interrupted step has taken its problems, but will take them again.
+        self.taken = self.stream.cursor
         if (step + 1) % cfg.run.dump_every == 0 or step == 0:
-            self.dump(step + 1, "train", episodes, scores)
+            self.dump(step + 1, "train", chosen.episodes, chosen.scores)
         row = {f"train/{name}": value for name, value in stats.items()}
-        row["train/epoch"] = self.stream.epoch
-        row |= rollout_stats(episodes, scores) | harvest.row()
+        row |= self.figures(chosen, keep, harvest) | harvest.row()
         row |= {
+            "train/epoch": self.stream.epoch,
             "handoff/bytes": float(given.bytes),
             "time/handoff": given.seconds,
             "time/update": end - gathered,
@@ -122,43 +122,104 @@ class Trainer:
         }
         return state, row
 
-    def load(self, state: TrainState, step: int) -> None:
-        """Hands the policy over to the sampler, with this step's key."""
-        sampler = self.cfg.sampler
-        # Folding the step in keeps a problem's second visit from drawing the first one's noise.
-        key = jax.random.fold_in(jax.random.key(self.cfg.run.seed), step)
-        settings = Settings.of(sampler.temperature, sampler.top_k, sampler.top_p)
-        self.crew.rollout.engine.load(self.handoff(state.params), key, settings)
-
-    def batches(self, episodes: list[Episode], scores: list[Score]) -> list[TrainBatch]:
-        """Advantages within each group, and the rollout cut into minibatches by problem."""
+    def sample(self, state: TrainState, step: int) -> tuple[dynamic.Step, Harvest]:
+        """The step's groups, and all that was sampled for them."""
         cfg = self.cfg
-        kept = filters.keep(episodes)
-        if not kept.any():
+        params, harvests = self.handoff(state.params), []
+
+        def rollout(count: int) -> list[dynamic.Group]:
+            problems = self.stream.take(count)
+            self.load(params, step, len(harvests))
+            harvest = self.crew.collect(
+                problems,
+                cfg.rl.group_size,
+                stopped=lambda: self.stop.caught,
+                seconds=cfg.sampler.deadline or math.inf,
+            )
+            harvests.append(harvest)
+            return [
+                dynamic.Group(episodes, scores, filters.usable(episodes, scores, cfg.filters))
+                for episodes, scores in harvest.groups(cfg.rl.group_size)
+            ]
+
+        chosen = dynamic.fill(rollout, cfg.rl.problems_per_step, cfg.filters.rounds)
+        return chosen, functools.reduce(operator.add, harvests)
+
+    def load(self, params: Any, step: int, rollout: int = 0) -> None:
+        """Gives the sampler its weights, with the key of the step's so-many-th rollout."""
+        sampler = self.cfg.sampler
+        # Folding these in keeps a problem's second visit from drawing the first one's noise.
+        key = jax.random.fold_in(jax.random.key(self.cfg.run.seed), step)
+        key = jax.random.fold_in(key, rollout) if rollout else key
+        settings = Settings.of(sampler.temperature, sampler.top_k, sampler.top_p)
+        self.crew.rollout.engine.load(params, key, settings)
+
+    def kept(self, chosen: dynamic.Step) -> np.ndarray:
+        """bool [E]: which of the step's episodes are trained on."""
+        episodes = chosen.episodes
+        if all(episode.end is End.ABORT for episode in episodes):
             raise UserError(
                 f"every episode of a step was aborted (the first: {episodes[0].error}); mend the "
                 "sandbox or raise config.sampler.deadline: the same command goes on from the last "
                 "checkpoint"
             )
-        groups = np.repeat(np.arange(cfg.rl.problems_per_step), cfg.rl.group_size)
-        rewards = np.asarray([score.total for score in scores])
-        advantage = np.zeros(len(episodes), np.float32)
-        advantage[kept] = advantages.grpo(rewards[kept], groups[kept])
+        blocks = self.crew.rollout.protocol.blocks
+        return filters.trained(episodes, chosen.usable, blocks, self.cfg.filters)
+
+    def batches(
+        self, state: TrainState, chosen: dynamic.Step, keep: np.ndarray
+    ) -> list[TrainBatch]:
+        """The step cut into minibatches by problem, with advantages within each group.
+
+        A minibatch of which nothing is trained is left out.
+        """
+        cfg, episodes = self.cfg, chosen.episodes
         size = len(episodes) // cfg.rl.minibatches
-        minibatches = [slice(i, i + size) for i in range(0, len(episodes), size)]
-        return [
+        minibatches = [
+            part
+            for part in (slice(i, i + size) for i in range(0, len(episodes), size))
+            if keep[part].any()
+        ]
+        packed = [
             from_episodes(
                 episodes[part],
-                advantage[part],
-                kept[part],
+                keep[part],
                 row_tokens=cfg.learner.row_tokens,
                 microbatch_rows=cfg.learner.microbatch_rows,
             )
             for part in minibatches
         ]
+        placed = self.learner.annotate(state, packed)
+        rewards = np.asarray([score.total for score in chosen.scores], np.float64)
+        if cfg.rl.kl_coef and cfg.rl.kl_in == "reward" and placed:
+            found = self.learner.divergence(placed, size)
+            for part, divergence_E in zip(minibatches, found, strict=True):
+                rewards[part] -= cfg.rl.kl_coef * divergence_E
+        counted = filters.counted(episodes, cfg.filters)
+        groups = np.repeat(np.arange(len(chosen.groups)), cfg.rl.group_size)
+        advantage = np.zeros(len(episodes), np.float32)
+        advantage[counted] = advantages.grpo(rewards[counted], groups[counted])
+        return self.learner.credit(placed, [advantage[part] for part in minibatches])
+
+    def figures(self, chosen: dynamic.Step, keep: np.ndarray, harvest: Harvest) -> dict[str, float]:
+        """What the policy did: in all that was sampled, and in what is trained on."""
+        blocks = self.crew.rollout.protocol.blocks
+        pairs = zip(chosen.episodes, chosen.scores, keep, strict=True)
+        trained = [(episode, score) for episode, score, kept in pairs if kept]
+        episodes, scores = [e for e, _ in trained], [s for _, s in trained]
+        return (
+            rollout_stats(harvest.episodes, harvest.scores, blocks)
+            | rollout_stats(episodes, scores, blocks, prefix="trained/")
+            | {
+                "rollout/rollouts": float(chosen.rollouts),
+                "rollout/groups": float(chosen.sampled),
+                "trained/share": float(keep.mean()),
+                "trained/filled": float(chosen.usable.mean()),
+            }
+        )
 
     def evaluate(self, state: TrainState, step: int) -> dict[str, float]:
-        """Metrics on held-out problems; dumps some of the greedy episodes.
+        """Metrics on held-out problems and benchmarks; dumps some of the greedy episodes.
 
         Interrupted before the first step only: after a step its row must be whole.
         """

@@ -7,7 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from torl_jax.envs.desk import Desk, Failed, News, SharedDesk
-from torl_jax.episode import Call, Observation
+from torl_jax.episode import Call, Observation, Problem
+
+PROBLEM = Problem("p", "?", "1")
 
 
 class Slow:
@@ -15,6 +17,14 @@ class Slow:
 
     def __init__(self):
         self.seen = []
+        self.open_now = 0
+
+    def open(self, problem):
+        self.open_now += 1
+        return self
+
+    def close(self):
+        self.open_now -= 1
 
     def submit(self, call: Call) -> "Future[Observation]":
         self.seen.append(call.code)
@@ -40,22 +50,39 @@ def until(desk, count):
 def test_every_call_is_answered_once_under_its_ticket():
     desk = Desk(Slow())
     for i, code in enumerate(("0.2", "0", "fail")):
-        desk.submit((i, 0), Call(code))
+        desk.submit((i, 0), PROBLEM, Call(code))
     found = until(desk, 3)
     assert found[0, 0].text == "0.2" and found[1, 0].text == "0"
     assert found[2, 0] == Failed("OSError: gone")
     assert desk.news(wait=False) == News((), False, False, 0.0)
 
 
+def test_an_episode_keeps_its_tool_until_it_leaves():
+    env = Slow()
+    desk = Desk(env)
+    for ticket in ((0, 0), (0, 0), (1, 0)):
+        desk.submit(ticket, PROBLEM, Call("0"))
+        until(desk, 1)
+    assert env.open_now == 2
+    desk.submit((0, 0), PROBLEM, Call("0"))
+    desk.leave((0, 0))
+    assert env.open_now == 1
+    time.sleep(0.2)
+    assert desk.news(wait=False).answers == (), "who has left is not answered"
+    desk.leave((0, 0))
+    desk.close()
+    assert env.open_now == 0
+
+
 def test_the_deadline_and_a_stop_end_a_wait():
     desk = Desk(Slow(), seconds=0.3)
-    desk.submit((0, 0), Call("5"))
+    desk.submit((0, 0), PROBLEM, Call("5"))
     begin = time.monotonic()
     assert desk.news(wait=True).late
     assert 0.2 < time.monotonic() - begin < 3
     stopped = threading.Event()
     desk = Desk(Slow(), stopped=stopped.is_set)
-    desk.submit((0, 0), Call("5"))
+    desk.submit((0, 0), PROBLEM, Call("5"))
     threading.Timer(0.2, stopped.set).start()
     assert desk.news(wait=True).stop
 
@@ -86,7 +113,7 @@ def test_in_lock_step_calls_are_shared_out_and_news_are_the_same(count):
     def host(index):
         desk = SharedDesk(envs[index], index=index, count=count, exchange=meeting.at(index))
         for i, code in enumerate(codes):
-            desk.submit((i, i), Call(code))
+            desk.submit((i, i), PROBLEM, Call(code))
         heard = []
         while sum(len(news.answers) for news in heard) < len(codes):
             heard.append(desk.news(wait=len(heard) % 2 == 0))

@@ -7,14 +7,18 @@ import pytest
 
 from sandbox import Result, Sandbox, SandboxError
 from torl_jax.envs.base import then
+from torl_jax.envs.lossy import Lossy, loses
 from torl_jax.envs.python import PythonEnv, compat, cut, fixed
 from torl_jax.envs.recorded import RecordedEnv, UnknownCallError
-from torl_jax.episode import Call, Observation
+from torl_jax.episode import Call, Observation, Problem
 from torl_jax.errors import UserError
 
 TRACE = (
     'Traceback (most recent call last):\n  File "x", line 2\nZeroDivisionError: division by zero\n'
 )
+
+
+PROBLEM = Problem("p", "?", "42")
 
 
 def result(status: str = "ok", stdout: str = "", stderr: str = "", code: int = 0) -> Result:
@@ -76,14 +80,19 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 def test_real_programs(sandbox: Sandbox) -> None:
-    env = PythonEnv(sandbox, timeout=5)
+    env = PythonEnv(sandbox, timeout=5).open(PROBLEM)
     assert env.submit(Call("print(6 * 7)")).result().text == "42"
     silent = env.submit(Call("x = 6 * 7")).result()
     assert (silent.text, silent.passed, silent.status) == ("[no output]", True, "ok")
     failed = env.submit(Call("print(1)\n1 / 0")).result()
     assert (failed.text, failed.passed) == ("1\nZeroDivisionError: division by zero", False)
-    assert PythonEnv(sandbox, "compat").submit(Call("print(1)\n1 / 0")).result().text == "1"
-    endless = PythonEnv(sandbox, timeout=0.3).submit(Call("while True: pass")).result()
+    assert (
+        PythonEnv(sandbox, "compat").open(PROBLEM).submit(Call("print(1)\n1 / 0")).result().text
+        == "1"
+    )
+    endless = (
+        PythonEnv(sandbox, timeout=0.3).open(PROBLEM).submit(Call("while True: pass")).result()
+    )
     assert (endless.text, endless.status) == ("[stopped: ran longer than 0.3 s]", "timeout")
     assert endless.seconds > 0
 
@@ -91,8 +100,40 @@ def test_real_programs(sandbox: Sandbox) -> None:
 def test_our_own_failure_is_no_observation() -> None:
     box = Sandbox(workers=1, preload=())
     box.close()
-    with pytest.raises(SandboxError):
-        PythonEnv(box).submit(Call("print(1)")).result()
+    for stateful in (False, True):
+        answer = PythonEnv(box, stateful=stateful).open(PROBLEM).submit(Call("print(1)"))
+        assert isinstance(answer.exception(), SandboxError)
+
+
+def test_an_episodes_cells_share_one_interpreter(sandbox: Sandbox) -> None:
+    env = PythonEnv(sandbox, timeout=5, stateful=True)
+    one, other = env.open(PROBLEM), env.open(PROBLEM)
+    assert one.submit(Call("x = 6\nprint(x)")).result().text == "6"
+    assert one.submit(Call("print(7 * x)")).result().text == "42"
+    assert "NameError" in other.submit(Call("print(x)")).result().text
+    failed = one.submit(Call("y = 1\n1 / 0")).result()
+    assert (failed.text, failed.passed) == ("ZeroDivisionError: division by zero", False)
+    assert one.submit(Call("print(x, y)")).result().text == "6 1"
+    alone = PythonEnv(sandbox, timeout=5).open(PROBLEM)
+    alone.submit(Call("x = 6")).result()
+    assert "NameError" in alone.submit(Call("print(x)")).result().text
+    one.close()
+    other.close()
+    assert isinstance(one.submit(Call("print(x)")).exception(), SandboxError)
+
+
+def test_some_problems_lose_their_first_output(sandbox: Sandbox) -> None:
+    problems = [Problem(str(i), "?", "1") for i in range(1000)]
+    env = Lossy(PythonEnv(sandbox, timeout=5), 0.3)
+    lost = [problem for problem in problems if loses(problem, 0.3)]
+    assert 250 < len(lost) < 350
+    assert not any(loses(p, 0.0) for p in problems) and all(loses(p, 1.0) for p in problems)
+    tool = env.open(lost[0])
+    answers = [tool.submit(Call("print(42)")).result() for _ in range(3)]
+    assert [seen.text for seen in answers] == ["[no output]", "42", "42"]
+    assert [seen.passed for seen in answers] == [True] * 3
+    kept = next(problem for problem in problems if not loses(problem, 0.3))
+    assert env.open(kept).submit(Call("print(42)")).result().text == "42"
 
 
 def test_wrong_choices_are_named() -> None:

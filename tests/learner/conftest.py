@@ -14,7 +14,7 @@ from torl_jax.model import heads
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh
-from torl_jax.rl.batch import from_episodes
+from torl_jax.rl.batch import credit, from_episodes
 
 # Everything divides by two: the mesh data=2, fsdp=2, tp=2 splits each axis that it can.
 SHAPE = ModelConfig(
@@ -88,9 +88,8 @@ def batch(episodes):
     def make(some=slice(None), *, advantages=ADVANTAGES, keep=None, rows=8, row_tokens=22):
         chosen = [episodes[i] for i in np.arange(EPISODES)[some]]
         keep = np.ones(EPISODES, bool) if keep is None else np.asarray(keep)
-        return from_episodes(
-            chosen, advantages[some], keep[some], row_tokens=row_tokens, microbatch_rows=rows
-        )
+        made = from_episodes(chosen, keep[some], row_tokens=row_tokens, microbatch_rows=rows)
+        return credit(made, np.asarray(advantages[some], np.float32))
 
     return make
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from tests.learner.relations import learn
 from torl_jax.compilation import Counter
 from torl_jax.errors import UserError
 from torl_jax.parallel import mesh, sharding
@@ -114,7 +115,7 @@ def test_what_is_handed_over_is_cast_placed_and_outlives_the_state(
     )
     wanted = sharding.shardings(params, over)
     # The update takes the state's buffers; the sampler must own its own.
-    state, _ = made.update(state, [batch()])
+    state, _ = learn(made, state, [batch()])
     for x, where, original in zip(*map(jax.tree.leaves, (given, wanted, params)), strict=True):
         assert x.sharding == where and x.dtype == "bfloat16"
         np.testing.assert_array_equal(np.asarray(x), original.astype(x.dtype))
@@ -125,10 +126,10 @@ def test_a_handoff_takes_the_buffers_of_the_one_before_and_compiles_once(learner
     give = Handoff(made.abstract().params, made.mesh, made.mesh, np.dtype("float32"))
     state = made.create(params)
     before = give(state.params)
-    state, _ = made.update(state, [batch()])
+    state, _ = learn(made, state, [batch()])
     counter = Counter()
     after = give(state.params)
-    state, _ = made.update(state, [batch()])
+    state, _ = learn(made, state, [batch()])
     give(state.params)
     assert counter.count == 0
     assert all(x.is_deleted() for x in jax.tree.leaves(before))

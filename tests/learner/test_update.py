@@ -8,13 +8,14 @@ import numpy as np
 import optax
 import pytest
 
+from tests.learner.relations import learn
 from torl_jax.compilation import Counter
 from torl_jax.learner import step
 
 
 def updated(learner, params, batches):
     """(new parameters, statistics) of one update of a fresh state."""
-    state, stats = learner.update(learner.create(params), batches)
+    state, stats = learn(learner, learner.create(params), batches)
     return jax.device_get(state.params), stats
 
 
@@ -109,14 +110,14 @@ def test_agreement(learner, params, batch, reference):
 @pytest.fixture(scope="module")
 def pulled(learner, params):
     """A learner with a reference policy; both tests below give it two minibatches."""
-    made = learner(kl_coef=1.0)
+    made = learner(kl_coef=1.0, minibatches=2)
     made.refer(params)
     return made
 
 
 def test_minibatches_share_the_log_probs_of_the_policy_that_sampled(pulled, params, batch):
     halves = [batch(slice(0, 4)), batch(slice(4, 8))]
-    state, stats = pulled.update(pulled.create(params), halves)
+    state, stats = learn(pulled, pulled.create(params), halves)
     assert int(state.step) == 2
     # Recomputed after the first step they would be another policy's.
     assert stats["agreement_max"] < 1e-5
@@ -128,15 +129,59 @@ def test_kl_to_the_reference(pulled, params, batch):
     halves = slice(0, 4), slice(4, 8)
     moving = [batch(half) for half in halves]
     still = [batch(half, advantages=np.zeros(8, np.float32)) for half in halves]
-    state, stats = pulled.update(pulled.create(params), still)
+    state, stats = learn(pulled, pulled.create(params), still)
     assert stats["kl"] == pytest.approx(0, abs=1e-6) and stats["grad_norm"] < 1e-4
     for _ in range(2):
-        state, _ = pulled.update(state, moving)
+        state, _ = learn(pulled, state, moving)
     kls = []
     for _ in range(5):
-        state, stats = pulled.update(state, still)
+        state, stats = learn(pulled, state, still)
         kls.append(stats["kl"])
     assert kls[0] > 1e-3 and kls[-1] < kls[0] / 2
+
+
+def test_epochs_go_through_the_same_old_log_probs_again(learner, params, batch):
+    twice, halves = learner(minibatches=2, epochs=2), [batch(slice(0, 4)), batch(slice(4, 8))]
+    state, stats = learn(twice, twice.create(params), halves)
+    assert int(state.step) == 4
+    # Recomputed after an epoch they would be another policy's.
+    assert stats["agreement_max"] < 1e-5
+    by_hand = learner(minibatches=2)
+    other = by_hand.create(params)
+    annotated = by_hand.annotate(other, halves)
+    for _ in range(2):
+        other, _ = by_hand.update(other, annotated)
+    jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (state, other)))
+    assert stats["trained_tokens"] == 2 * sum(b.mask.sum() for b in halves)
+
+
+def test_on_policy_updates_need_no_second_look(learner, params, batch):
+    (placed,) = learner().annotate(learner().create(params), [batch()])
+    assert placed.old_logp is None and placed.ref_logp is None
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
+def test_the_kl_of_each_episode(learner, params, batch, episodes, sizes):
+    made = learner(sizes=sizes, kl_coef=0.1, kl_in="reward", kl_estimator="k1")
+    made.refer(jax.tree.map(lambda x: 0.9 * x, params))
+    assert made.objective.kl_coef == 0, "in the reward, not in the loss"
+    keep = np.asarray([True, True, False] + [True] * 5)
+    host = batch(keep=keep, rows=8, row_tokens=44)
+    (placed,) = made.annotate(made.create(params), [host])
+    (found,) = made.divergence([placed], len(episodes))
+    logp, ref = (np.asarray(x)[host.mask > 0] for x in (placed.old_logp, placed.ref_logp))
+    wanted = np.bincount(host.episode[host.mask > 0], logp - ref, minlength=len(episodes))
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert found[2] == 0 and (np.abs(np.delete(found, 2)) > 1e-3).all()
+
+
+def test_credit_on_the_mesh_is_credit_on_the_host(learner, params, batch):
+    made, values = learner(sizes=(2, 2, 2)), np.arange(8, dtype=np.float32) - 3
+    host = batch(advantages=values)
+    placed = made.annotate(made.create(params), [batch()])
+    (credited,) = made.credit(placed, [values])
+    np.testing.assert_array_equal(credited.advantage, host.advantage)
+    assert np.any(host.advantage) and (host.advantage[host.segments == 0] == 0).all()
 
 
 def test_the_loss_is_the_sum_of_its_terms(learner, params, batch):
@@ -178,13 +223,13 @@ def test_nothing_compiles_after_the_first_update(learner, params, batch, kwargs)
     """Whatever the episodes' lengths and how many are kept."""
     one = learner(**kwargs)
     counter = Counter()
-    state, _ = one.update(one.create(params), [batch()])
+    state, _ = learn(one, one.create(params), [batch()])
     # Earlier tests may have compiled the update; that the counter counts is seen on another.
     jax.jit(lambda x: x + 1)(0)
     assert counter.count > 0
     counted = counter.count
     for keep in ([True] * 5 + [False] * 3, [False] * 7 + [True]):
-        state, _ = one.update(state, [batch(keep=keep)])
+        state, _ = learn(one, state, [batch(keep=keep)])
     assert counter.count == counted
     assert int(state.step) == 3
 
@@ -192,9 +237,9 @@ def test_nothing_compiles_after_the_first_update(learner, params, batch, kwargs)
 def test_a_state_is_used_up_by_its_update(learner, params, batch):
     before = jax.tree.map(np.copy, params)
     state = learner().create(params)
-    new, _ = learner().update(state, [batch()])
+    new, _ = learn(learner(), state, [batch()])
     assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
-    newer, _ = learner().update(new, [batch()])
+    newer, _ = learn(learner(), new, [batch()])
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(newer.params)))
     # The caller's own arrays are not.
     jax.tree.map(np.testing.assert_array_equal, params, before)
@@ -205,7 +250,7 @@ def test_an_optimiser_state_kept_by_the_host_learns_the_same(learner, params, ba
     states = [near.create(params), far.create(params)]
     counted = None
     for _ in range(3):
-        states = [one.update(s, [batch()])[0] for one, s in zip((near, far), states, strict=True)]
+        states = [learn(one, s, [batch()])[0] for one, s in zip((near, far), states, strict=True)]
         kinds = {x.sharding.memory_kind for x in jax.tree.leaves(states[1].opt_state) if x.ndim}
         assert kinds == {"pinned_host"}
         counter = counted or Counter()
@@ -219,7 +264,7 @@ def test_a_first_moment_in_bfloat16_takes_half_and_learns_nearly_the_same(learne
     full, half = learner(), learner(moments="bfloat16")
     states = [full.create(params), half.create(params)]
     for _ in range(3):
-        states = [one.update(s, [batch()])[0] for one, s in zip((full, half), states, strict=True)]
+        states = [learn(one, s, [batch()])[0] for one, s in zip((full, half), states, strict=True)]
     first, second = (
         {str(x.dtype) for x in jax.tree.leaves(tree)} for tree in optax_moments(states[1])
     )

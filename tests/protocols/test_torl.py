@@ -35,6 +35,24 @@ def test_the_papers_prompt() -> None:
     )
 
 
+def test_without_calls_the_prompt_asks_for_no_program() -> None:
+    plain = ToRL(calls=0).prompt(Problem("0", "What is 2+2?", "4"))
+    assert plain == (
+        "A conversation between User and Assistant. The user asks a question, and the "
+        "Assistant solves it.\n"
+        "User: Please reason step by step to solve the problem above, and put your final "
+        "answer within \\boxed{}.\n"
+        "What is 2+2?\n"
+        "Assistant:\n"
+    )
+    assert ToRL("{question}", calls=0).prompt(Problem("0", "What?", "4")) == "What?"
+
+
+def test_past_the_budget_a_stop_ends_or_there_is_none() -> None:
+    assert ToRL(calls=1).stops(1) == () and ToRL(calls=1, past="end").stops(1) == (STOP,)
+    assert [ToRL(calls=1, past="end").spent(n) for n in (0, 1, 2)] == [False, True, True]
+
+
 @pytest.mark.parametrize("template", ["no question", "{Question}", "{question} {question}"])
 def test_a_template_needs_its_one_question(template: str) -> None:
     with pytest.raises(UserError, match="exactly once"):

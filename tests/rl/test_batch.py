@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torl_jax.episode import Author, End, Episode, Problem, Segment
-from torl_jax.rl import filters
-from torl_jax.rl.batch import from_episodes, pack
+from torl_jax.rl.batch import credit, from_episodes, pack
 
 lengths = st.lists(st.integers(1, 20), max_size=30)
 
@@ -53,10 +52,8 @@ def episodes(draw):
 
 
 def batch_of(episodes, keep, row_tokens=32, microbatch_rows=2):
-    advantages = np.arange(1, len(episodes) + 1) / 8
-    return from_episodes(
-        episodes, advantages, keep, row_tokens=row_tokens, microbatch_rows=microbatch_rows
-    )
+    batch = from_episodes(episodes, keep, row_tokens=row_tokens, microbatch_rows=microbatch_rows)
+    return credit(batch, np.arange(1, len(episodes) + 1) / 8)
 
 
 @given(episodes(), st.data())
@@ -125,8 +122,3 @@ def test_shapes_do_not_depend_on_lengths_or_on_what_is_kept():
     assert batch_of([long] * 5, np.ones(5, bool)).count == 3
     assert batch_of([short] * 5, np.ones(5, bool)).count == 1
     assert batch_of([long] * 5, np.zeros(5, bool)).count == 0
-
-
-def test_only_our_own_failures_are_filtered():
-    made = [Episode(Problem("p", "", ""), 0, (), (), end) for end in End]
-    assert filters.keep(made).tolist() == [end is not End.ABORT for end in End]

@@ -55,6 +55,25 @@ def test_each_side_of_the_clip(ratio, advantage, value, gradient, clipped):
     np.testing.assert_allclose(got, (value, gradient, clipped), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "value", "gradient"),
+    [
+        (5.0, -2.0, 6.0, 0.0),  # punished as if three times likelier, no further
+        (2.9, -2.0, 5.8, 5.8),
+        (0.5, -2.0, 1.8, 0.0),  # the first clip still holds
+        (5.0, 2.0, -2.6, 0.0),  # and rewards are its business alone
+    ],
+)
+def test_the_second_clip_bounds_punishment(ratio, advantage, value, gradient):
+    got = one(np.log(ratio), advantage, clip_low=0.1, clip_high=0.3, dual_clip=3.0)
+    np.testing.assert_allclose(got[:2], (value, gradient), rtol=1e-5)
+    logp, ones = np.full((1, 1), np.log(ratio), np.float32), np.ones((1, 1), np.float32)
+    _, stats = loss.policy_loss(logp, 0 * ones, advantage * ones, ones, dual_clip=3.0)
+    assert stats["dual_clip_fraction"] == (ratio == 5.0 and advantage < 0)
+    _, stats = loss.policy_loss(logp, 0 * ones, advantage * ones, ones)
+    assert stats["dual_clip_fraction"] == 0
+
+
 @pytest.mark.parametrize("poison", [np.inf, -np.inf, np.nan, 1e30])
 def test_untrained_tokens_are_nothing(poison):
     """They change neither value nor gradient, whatever they hold."""

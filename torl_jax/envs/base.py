@@ -1,24 +1,36 @@
-"""What an environment is: it is handed a call and promises an observation."""
+"""What an environment is: an episode opens a tool in it, and is promised observations."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
-from torl_jax.episode import Call, Observation
+from torl_jax.episode import Call, Observation, Problem
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
-class Environment(Protocol):
-    """Where calls are carried out, without holding up whoever asks.
-
-    The future holds what the policy will read. A failure of our own is an exception
-    in it, never an observation: the episode then ends in ABORT.
-    """
+class Tool(Protocol):
+    """What one episode calls, with whatever state the environment keeps for it."""
 
     def submit(self, call: Call) -> "Future[Observation]":
-        """Carries out `call`; from any thread."""
+        """Carries out `call` without holding up whoever asks; from any thread.
+
+        The future holds what the policy will read. A failure of our own is an exception
+        in it, never an observation: the episode then ends in ABORT.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends what the episode kept; calls not answered yet may fail."""
+        ...
+
+
+class Environment(Protocol):
+    """Where calls are carried out."""
+
+    def open(self, problem: Problem) -> Tool:
+        """The tool for an episode of `problem`."""
         ...
 
 

@@ -1,11 +1,13 @@
 """Where a rollout hands in its calls, and hears what has happened meanwhile.
 
-    desk.submit(ticket, call)
+    desk.submit(ticket, problem, call)
     news = desk.news(wait=True)
+    desk.leave(ticket)
 
 All that depends on time comes to a rollout through `news`: which calls have been
 answered, whether the deadline has passed, whether somebody asked to stop. So hosts
-that sample in lock-step need to agree here and nowhere else.
+that sample in lock-step need to agree here and nowhere else. A ticket is an episode's:
+its calls go to one tool, opened with the first and closed when it leaves.
 """
 
 import dataclasses
@@ -14,8 +16,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
-from torl_jax.envs.base import Environment
-from torl_jax.episode import Call, Observation
+from torl_jax.envs.base import Environment, Tool
+from torl_jax.episode import Call, Observation, Problem
 
 Ticket = tuple[int, int]  # a problem's place in the rollout, and the sample's number
 PATIENCE = 0.2  # seconds between two looks at the clock and at who wants to stop
@@ -52,10 +54,26 @@ class Desk:
         self._env, self._stopped = env, stopped
         self._end = time.monotonic() + seconds
         self._calls: dict[Future[Observation], Ticket] = {}
+        self._tools: dict[Ticket, Tool] = {}
 
-    def submit(self, ticket: Ticket, call: Call) -> None:
+    def submit(self, ticket: Ticket, problem: Problem, call: Call) -> None:
         """Has `call` carried out; its answer will come under `ticket`."""
-        self._calls[self._env.submit(call)] = ticket
+        if ticket not in self._tools:
+            self._tools[ticket] = self._env.open(problem)
+        self._calls[self._tools[ticket].submit(call)] = ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """The episode of `ticket` is over: its tool is closed, its answer no longer awaited."""
+        if (tool := self._tools.pop(ticket, None)) is not None:
+            self._calls = {
+                future: whose for future, whose in self._calls.items() if whose != ticket
+            }
+            tool.close()
+
+    def close(self) -> None:
+        """All leave."""
+        for ticket in list(self._tools):
+            self.leave(ticket)
 
     def news(self, wait: bool) -> News:
         """What there is; with `wait`, once there is something."""
@@ -91,10 +109,10 @@ class SharedDesk(Desk):
         super().__init__(env, seconds=seconds, stopped=stopped)
         self._index, self._count, self._exchange = index, count, exchange
 
-    def submit(self, ticket: Ticket, call: Call) -> None:
-        """Has `call` carried out if it is this host's turn."""
+    def submit(self, ticket: Ticket, problem: Problem, call: Call) -> None:
+        """Has `call` carried out if the episode is this host's."""
         if sum(ticket) % self._count == self._index:
-            super().submit(ticket, call)
+            super().submit(ticket, problem, call)
 
     def _look(self, patience: float) -> News:
         everybody = self._exchange(super()._look(patience))

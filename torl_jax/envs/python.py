@@ -15,12 +15,14 @@ Both cut a text of `limit` characters or more to its first and last halves. A
 failure of the sandbox itself is never put into words: it stays an exception.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
-from sandbox import Box, Result
-from torl_jax.envs.base import then
-from torl_jax.episode import Call, Observation
+from sandbox import Box, Result, SandboxError
+from sandbox.results import Cells
+from torl_jax.envs.base import Tool, then
+from torl_jax.episode import Call, Observation, Problem
 from torl_jax.errors import UserError
 
 LIMIT = 256  # characters of an observation, as in the paper's code
@@ -28,15 +30,25 @@ NO_OUTPUT = "[no output]"
 TIMEOUT = "TimeoutError"  # compat's word for a blank text
 
 
-class PythonEnv:
-    """Each call runs alone in a fresh process; nothing is kept between calls.
+Observe = Callable[[Result], Observation]
 
-    `timeout` is in seconds, `limit` in characters. The sandbox is the caller's to
-    close. Raises UserError for an unknown policy or figures out of range.
+
+class PythonEnv:
+    """Python in the sandbox, whose policy, time limit and kind of interpreter it fixes.
+
+    Stateless: each call runs alone in a fresh process. Stateful: an episode's calls share
+    one interpreter, as the cells of a notebook do. `timeout` is in seconds, `limit` in
+    characters. The sandbox is the caller's to close. Raises UserError for an unknown
+    policy or figures out of range.
     """
 
     def __init__(
-        self, sandbox: Box, policy: str = "fixed", timeout: float = 5.0, limit: int = LIMIT
+        self,
+        sandbox: Box,
+        policy: str = "fixed",
+        timeout: float = 5.0,
+        limit: int = LIMIT,
+        stateful: bool = False,
     ) -> None:
         if policy not in POLICIES:
             raise UserError(f"observation policy {policy!r} is not one of {', '.join(POLICIES)}")
@@ -46,11 +58,60 @@ class PythonEnv:
             )
         self._sandbox = sandbox
         self._timeout = timeout
+        self._stateful = stateful
         self._observe = partial(POLICIES[policy], timeout=timeout, limit=limit)
+
+    def open(self, problem: Problem) -> Tool:
+        """What an episode calls; an interpreter starts with its first call."""
+        if self._stateful:
+            return Notebook(partial(self._sandbox.session, self._timeout), self._observe)
+        return Programs(partial(self._sandbox.submit, timeout=self._timeout), self._observe)
+
+
+class Programs:
+    """Runs each call as a program of its own."""
+
+    def __init__(self, submit: Callable[[str], "Future[Result]"], observe: Observe) -> None:
+        self._submit, self._observe = submit, observe
 
     def submit(self, call: Call) -> "Future[Observation]":
         """What the program did, in words; the future raises SandboxError for our failures."""
-        return then(self._sandbox.submit(call.code, timeout=self._timeout), self._observe)
+        return promised(lambda: then(self._submit(call.code), self._observe))
+
+    def close(self) -> None:
+        """Nothing: nothing was kept."""
+
+
+class Notebook:
+    """Runs calls as cells of one interpreter."""
+
+    def __init__(self, start: Callable[[], Cells], observe: Observe) -> None:
+        self._start, self._observe = start, observe
+        self._cells: Cells | None = None
+
+    def submit(self, call: Call) -> "Future[Observation]":
+        """What the cell did, in words; the future raises SandboxError for our failures."""
+
+        def run() -> "Future[Observation]":
+            self._cells = self._cells or self._start()
+            return then(self._cells.submit(call.code), self._observe)
+
+        return promised(run)
+
+    def close(self) -> None:
+        """Ends the interpreter."""
+        if self._cells is not None:
+            self._cells.close()
+
+
+def promised(ask: Callable[[], "Future[Observation]"]) -> "Future[Observation]":
+    """What `ask` promises; where the sandbox refuses at once, a future of that."""
+    try:
+        return ask()
+    except SandboxError as error:
+        refused: Future[Observation] = Future()
+        refused.set_exception(error)
+        return refused
 
 
 def fixed(result: Result, timeout: float, limit: int = LIMIT) -> Observation:

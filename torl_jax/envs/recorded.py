@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from concurrent.futures import Future
 
-from torl_jax.episode import Call, Observation
+from torl_jax.episode import Call, Observation, Problem
 
 
 class UnknownCallError(KeyError):
@@ -18,6 +18,13 @@ class RecordedEnv:
 
     def __init__(self, observations: Mapping[str, Observation]) -> None:
         self._observations = observations
+
+    def open(self, problem: Problem) -> "RecordedEnv":
+        """Itself: it keeps nothing of an episode."""
+        return self
+
+    def close(self) -> None:
+        """Nothing: nothing was kept."""
 
     def submit(self, call: Call) -> "Future[Observation]":
         """A finished future. Raises UnknownCallError at once for code not recorded."""

@@ -2,10 +2,12 @@
 
     learner.refer(params)
     state = learner.create(params)
+    batches = learner.annotate(state, batches)
+    batches = learner.credit(batches, advantages)
     state, stats = learner.update(state, batches)
 
-`batches` are the minibatches of one rollout, one optimiser step each. With more
-than one, the later steps are off-policy by the earlier ones, so the log-probs of
+`batches` are the minibatches of one rollout, one optimiser step each and an epoch. With
+more than one step, the later ones are off-policy by the earlier, so the log-probs of
 the policy that sampled ("old") are computed for all of them before the first.
 """
 
@@ -23,11 +25,11 @@ from torl_jax.errors import UserError
 from torl_jax.learner import optimizer as optimizers
 from torl_jax.learner import state as states
 from torl_jax.learner.state import TrainState
-from torl_jax.learner.step import Objective, annotate, update
+from torl_jax.learner.step import Objective, annotate, divergence, update
 from torl_jax.model.transformer import Transformer
 from torl_jax.parallel import mesh as meshes
 from torl_jax.parallel import sharding
-from torl_jax.rl.batch import TrainBatch
+from torl_jax.rl.batch import TrainBatch, credit
 
 # How a statistic of several optimiser steps becomes one of the rollout; else the mean.
 OVER_STEPS = {"agreement_max": np.max, "trained_tokens": np.sum}
@@ -53,7 +55,8 @@ class Learner:
             temperature=cfg.sampler.temperature,
             clip_low=cfg.rl.clip_low,
             clip_high=cfg.rl.clip_high,
-            kl_coef=cfg.rl.kl_coef,
+            dual_clip=cfg.rl.dual_clip,
+            kl_coef=cfg.rl.kl_coef if cfg.rl.kl_in == "loss" else 0.0,
             kl_estimator=cfg.rl.kl_estimator,
             entropy_coef=cfg.rl.entropy_coef,
             head_chunk=cfg.learner.head_chunk * meshes.ways(mesh),
@@ -64,6 +67,7 @@ class Learner:
                 f"config.learner.microbatch_rows is {cfg.learner.microbatch_rows}; the mesh "
                 f"splits rows {ways} ways: set a multiple of {ways}"
             )
+        self.rl = cfg.rl
         self.reference = None
         self.memory = states.HOST if cfg.optimizer.offload else states.DEVICE
         # Left to the compiler, the new state's shardings differ from the old one's, and the
@@ -78,11 +82,26 @@ class Learner:
         self.annotate_program = jax.jit(
             annotate, static_argnames=("objective",), out_shardings=sharding.rows(mesh)
         )
+        self.divergence_program = jax.jit(
+            divergence,
+            static_argnames=("estimator", "count"),
+            out_shardings=sharding.replicated(mesh),
+        )
+        self.credit_program = jax.jit(
+            lambda batch, values_E: credit(batch, values_E).advantage,
+            out_shardings=sharding.rows(mesh),
+        )
 
     @property
     def needs_reference(self) -> bool:
         """Whether the policy that training began with is needed all along."""
-        return self.objective.kl_coef > 0
+        return self.rl.kl_coef > 0
+
+    @property
+    def needs_old(self) -> bool:
+        """Whether the sampling policy's log-probs are needed before an update."""
+        several = self.rl.minibatches * self.rl.epochs > 1
+        return several or (self.needs_reference and self.rl.kl_in == "reward")
 
     def abstract(self) -> TrainState:
         """The state's tree with shapes and shardings for leaves; nothing is allocated."""
@@ -120,19 +139,43 @@ class Learner:
 
         return jax.tree.map(put, batch)
 
+    def annotate(self, state: TrainState, batches: Sequence[TrainBatch]) -> list[TrainBatch]:
+        """The batches on the mesh, with the log-probs that the algorithm needs."""
+        placed = [self.place(batch) for batch in batches]
+        for name, params, needed in (
+            ("old_logp", state.params, self.needs_old),
+            ("ref_logp", self.reference, self.needs_reference),
+        ):
+            if needed:
+                placed = [dataclasses.replace(b, **{name: self._logp(params, b)}) for b in placed]
+        return placed
+
+    def divergence(self, batches: Sequence[TrainBatch], count: int) -> np.ndarray:
+        """[batches, count] float32: the KL to the reference of each batch's `count` episodes.
+
+        Pre: `annotate` has filled old_logp and ref_logp.
+        """
+        estimator = self.rl.kl_estimator
+        found = [
+            self.divergence_program(batch, estimator=estimator, count=count) for batch in batches
+        ]
+        return np.stack(jax.device_get(found))
+
+    def credit(
+        self, batches: Sequence[TrainBatch], advantages: Sequence[np.ndarray]
+    ) -> list[TrainBatch]:
+        """The placed batches with their episodes' advantages, [E] float32 for each."""
+        return [
+            dataclasses.replace(batch, advantage=self.credit_program(batch, values_E))
+            for batch, values_E in zip(batches, advantages, strict=True)
+        ]
+
     def update(
         self, state: TrainState, batches: Sequence[TrainBatch]
     ) -> tuple[TrainState, dict[str, float]]:
-        """One optimiser step a minibatch; statistics are averaged over the steps."""
-        placed = [self.place(batch) for batch in batches]
-        if len(placed) > 1:
-            placed = [dataclasses.replace(b, old_logp=self._logp(state.params, b)) for b in placed]
-        if self.reference is not None:
-            placed = [
-                dataclasses.replace(b, ref_logp=self._logp(self.reference, b)) for b in placed
-            ]
+        """One optimiser step a minibatch and epoch; statistics are averaged over the steps."""
         collected = []
-        for batch in placed:
+        for batch in [*batches] * self.rl.epochs:
             state, stats = self.update_program(
                 state, batch, objective=self.objective, optimizer=self.optimizer
             )
@@ -143,5 +186,5 @@ class Learner:
             for name in collected[0]
         }
 
-    def _logp(self, params: dict, batch: TrainBatch) -> jax.Array:
+    def _logp(self, params: Any, batch: TrainBatch) -> jax.Array:
         return self.annotate_program(params, batch, objective=self.objective)

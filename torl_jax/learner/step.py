@@ -26,6 +26,7 @@ STATS = (
     "entropy",
     "kl",
     "clip_fraction",
+    "dual_clip_fraction",
     "approx_kl",
     "agreement_mean",
     "agreement_max",
@@ -34,13 +35,14 @@ STATS = (
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The loss as data: see `config.Rl` for the coefficients."""
+    """The loss as data: see `config.Rl` for the coefficients; `kl_coef` is the loss's own."""
 
     model: Transformer
     vocab: int
     temperature: float = 1.0
     clip_low: float = 0.2
     clip_high: float = 0.2
+    dual_clip: float = 0.0
     kl_coef: float = 0.0
     kl_estimator: str = "k3"
     entropy_coef: float = 0.0
@@ -86,6 +88,7 @@ def loss(params, batch: TrainBatch, total: jax.Array, objective: Objective):
         batch.mask,
         clip_low=objective.clip_low,
         clip_high=objective.clip_high,
+        dual_clip=objective.dual_clip,
         total=total,
     )
     entropy = rl_loss.token_mean(entropy_BT, batch.mask, total)
@@ -147,3 +150,11 @@ def annotate(params, batch: TrainBatch, *, objective: Objective) -> jax.Array:
 
     start = jnp.zeros(batch.tokens.shape, jnp.float32)
     return jax.lax.fori_loop(0, batch.count, body, start)
+
+
+def divergence(batch: TrainBatch, *, estimator: str, count: int) -> jax.Array:
+    """[count] float32: each episode's estimate of KL(old || reference), summed over its tokens."""
+    logp = jnp.where(batch.mask > 0, batch.old_logp, 0.0)
+    ref_logp = jnp.where(batch.mask > 0, batch.ref_logp, 0.0)
+    tokens = batch.mask * rl_loss.KL[estimator](logp, ref_logp)
+    return jnp.zeros(count, jnp.float32).at[batch.episode].add(tokens)

@@ -199,7 +199,7 @@ class Run:
         learner = self.learner
         return learner.update_program.lower(
             self.state,
-            self._batch(annotated=self.cfg.rl.minibatches > 1),
+            self._batch(annotated=True),
             objective=learner.objective,
             optimizer=learner.optimizer,
         )
@@ -222,10 +222,11 @@ class Run:
             segments=whole,
             targets=whole,
             mask=real,
+            episode=whole,
             sampler_logp=real,
-            advantage=real,
+            advantage=real if annotated else None,
             count=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(self.training)),
-            old_logp=real if annotated else None,
+            old_logp=real if annotated and self.learner.needs_old else None,
             ref_logp=real if annotated and self.learner.needs_reference else None,
         )
 

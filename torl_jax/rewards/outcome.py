@@ -1,6 +1,7 @@
 """The outcome reward: one number for a right final answer, another for any other.
 
     total = right if grade(gold, what the policy wrote) else wrong      (+1 / -1)
+            + what `shaping.py` adds                                    (nothing by default)
 
 Only the policy's own words are graded: a box printed by a program counts for
 nothing. Correctness is kept beside the reward, so that no shaping ever leaks into
@@ -13,15 +14,34 @@ from concurrent.futures import Future
 
 from torl_jax.envs.base import then
 from torl_jax.episode import End, Episode, Score
+from torl_jax.rewards import shaping
 from torl_jax.rewards.answer import Grade, Grader
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a right and a wrong final answer are worth."""
+    """What a right and a wrong final answer are worth, and what is added.
+
+    `most`: the response budget in tokens, for `overlong`. See `config.Reward`.
+    """
 
     right: float = 1.0
     wrong: float = -1.0
+    execution: float = 0.0
+    execution_rule: str = "fixed"
+    overlong: float = 0.0
+    overlong_buffer: int = 0
+    most: int = 0
+
+    def score(self, episode: Episode, grade: Grade) -> Score:
+        """The score of an episode that was graded so."""
+        parts = {"answer": self.right if grade.correct else self.wrong}
+        if self.execution and shaping.failed(episode, self.execution_rule):
+            parts["execution"] = self.execution
+        if self.overlong:
+            share = shaping.overlong(episode, self.most, self.overlong_buffer)
+            parts["overlong"] = self.overlong * share
+        return Score(sum(parts.values()), grade.correct, parts, grade.failure)
 
 
 class Grading:
@@ -55,7 +75,6 @@ def submit(episode: Episode, grader: Grader, reward: Outcome = Outcome()) -> "Fu
         return aborted
 
     def to_score(grade: Grade) -> Score:
-        worth = reward.right if grade.correct else reward.wrong
-        return Score(worth, grade.correct, {"answer": worth})
+        return reward.score(episode, grade)
 
     return then(grader.submit(episode.problem.answer, episode.policy_text), to_score)

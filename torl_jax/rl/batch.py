@@ -1,11 +1,11 @@
 """Door 2: episodes -> arrays for learning.
 
 Each token is *predicted at* the position of the token before it: row entry t
-holds the input token, and target / mask / log-prob / advantage of the token that
-follows. Episodes are packed into rows of fixed length, first-fit decreasing,
+holds the input token, and target / mask / log-prob of the token that follows. Episodes are packed into rows of fixed length, first-fit decreasing,
 with segment ids; a packed row trains exactly as its episodes would alone.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,9 +21,10 @@ Array = Any  # numpy on the host, jax once placed on the mesh
 class TrainBatch:
     """Arrays [M, B, T]: M microbatches of B rows of T tokens; `count` of the M are filled.
 
-    segments: 1, 2, .. per packed episode, 0 for padding. mask: 1 where the target
-    was written by the policy in a kept episode. old_logp and ref_logp are filled
-    by `learner.annotate` where the algorithm needs them.
+    segments: 1, 2, .. per packed episode, 0 for padding; episode: which of the E it is.
+    mask: 1 where the target was written by the policy in a kept episode. old_logp and
+    ref_logp are filled by `Learner.annotate` where the algorithm needs them, advantage
+    by `credit`.
     """
 
     tokens: Array
@@ -31,11 +32,12 @@ class TrainBatch:
     segments: Array
     targets: Array
     mask: Array
+    episode: Array
     sampler_logp: Array
-    advantage: Array
     count: Array
-    old_logp: Array | None = None
-    ref_logp: Array | None = None
+    old_logp: Array = None
+    ref_logp: Array = None
+    advantage: Array = None
 
 
 def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
@@ -61,14 +63,9 @@ def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
 
 
 def from_episodes(
-    episodes: Sequence[Episode],
-    advantages: np.ndarray,
-    keep: np.ndarray,
-    *,
-    row_tokens: int,
-    microbatch_rows: int,
+    episodes: Sequence[Episode], keep: np.ndarray, *, row_tokens: int, microbatch_rows: int
 ) -> TrainBatch:
-    """One optimiser step's batch. advantages, keep: [E]; an episode not kept is masked.
+    """One optimiser step's batch. keep: bool [E]; an episode not kept is left out.
 
     M is the most that E episodes can need, whatever their lengths, so that the
     shapes, and with them the compiled program, never change.
@@ -80,9 +77,9 @@ def from_episodes(
         "positions": np.zeros(shape, np.int32),
         "segments": np.zeros(shape, np.int32),
         "targets": np.zeros(shape, np.int32),
+        "episode": np.zeros(shape, np.int32),
         "mask": np.zeros(shape, np.float32),
         "sampler_logp": np.zeros(shape, np.float32),
-        "advantage": np.zeros(shape, np.float32),
     }
     used = [i for i in range(len(episodes)) if keep[i]]
     rows = pack([len(episodes[i].tokens) for i in used], row_tokens)
@@ -90,16 +87,23 @@ def from_episodes(
         start = 0
         for segment, j in enumerate(row, start=1):
             episode = episodes[used[j]]
-            end = start + len(episode.tokens)
-            _fill(arrays, r, slice(start, end), segment, episode, advantages[used[j]])
-            start = end
+            where = slice(start, start + len(episode.tokens))
+            _fill(arrays, r, where, episode)
+            arrays["segments"][r, where] = segment
+            arrays["episode"][r, where] = used[j]
+            start = where.stop
     return TrainBatch(
         **{name: x.reshape(M, microbatch_rows, row_tokens) for name, x in arrays.items()},
         count=np.int32(-(-len(rows) // microbatch_rows)),
     )
 
 
-def _fill(arrays, r: int, where: slice, segment: int, episode: Episode, advantage) -> None:
+def credit(batch: TrainBatch, values_E: Array) -> TrainBatch:
+    """The batch with each episode's own advantage, values_E [E] float32, at all its tokens."""
+    return dataclasses.replace(batch, advantage=values_E[batch.episode] * (batch.segments > 0))
+
+
+def _fill(arrays, r: int, where: slice, episode: Episode) -> None:
     tokens = np.asarray(episode.tokens, np.int32)
     policy = np.concatenate(
         [np.full(len(s.tokens), s.author is Author.POLICY) for s in episode.segments]
@@ -108,9 +112,7 @@ def _fill(arrays, r: int, where: slice, segment: int, episode: Episode, advantag
     logp[policy] = [x for s in episode.segments for x in s.logps]
     arrays["tokens"][r, where] = tokens
     arrays["positions"][r, where] = np.arange(len(tokens))
-    arrays["segments"][r, where] = segment
     before = slice(where.start, where.stop - 1)
     arrays["targets"][r, before] = tokens[1:]
     arrays["mask"][r, before] = policy[1:]
     arrays["sampler_logp"][r, before] = logp[1:]
-    arrays["advantage"][r, where] = advantage

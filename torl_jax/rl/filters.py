@@ -1,12 +1,57 @@
-"""Which episodes are trained on."""
+"""Which episodes count, which are trained on, and which groups are worth a place.
+
+    counted   in its group's mean and spread: all but our own failures and, where
+              over-long ones are removed, those that the length budget cut off
+    trained   in the loss: counted, in a usable group, and neither masked as over-long
+              nor for a void turn (SimpleTIR, arXiv 2509.02479)
+    usable    a group whose accuracy lies in the window, and whose rewards differ where
+              that is asked for (DAPO, arXiv 2503.14476, "dynamic sampling")
+
+A group's episodes stand together, G at a time.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from torl_jax.episode import End, Episode
+from torl_jax import config
+from torl_jax.episode import Author, End, Episode, Score
+from torl_jax.protocols.blocks import Finder
+from torl_jax.rewards.answer import last_box
 
 
-def keep(episodes: Sequence[Episode]) -> np.ndarray:
-    """bool [E]: all but those that our own failures ended."""
-    return np.asarray([episode.end is not End.ABORT for episode in episodes], bool)
+def counted(episodes: Sequence[Episode], cfg: config.Filters) -> np.ndarray:
+    """bool [E]."""
+    out = {End.ABORT, End.LENGTH} if cfg.overlong == "remove" else {End.ABORT}
+    return np.asarray([episode.end not in out for episode in episodes], bool)
+
+
+def trained(
+    episodes: Sequence[Episode], usable_P: np.ndarray, blocks: Finder, cfg: config.Filters
+) -> np.ndarray:
+    """bool [E], given the P groups' usability."""
+    keep = counted(episodes, cfg) & np.repeat(usable_P, len(episodes) // max(len(usable_P), 1))
+    if cfg.overlong == "mask":
+        keep &= np.asarray([episode.end is not End.LENGTH for episode in episodes], bool)
+    if cfg.void == "mask":
+        keep &= np.asarray([not void(episode, blocks) for episode in episodes], bool)
+    return keep
+
+
+def usable(episodes: Sequence[Episode], scores: Sequence[Score], cfg: config.Filters) -> bool:
+    """Whether one group is worth a place in the batch; a group of failures never is."""
+    chosen = [score for score, ok in zip(scores, counted(episodes, cfg), strict=True) if ok]
+    if not chosen:
+        return False
+    if cfg.zero_variance and np.ptp([score.total for score in chosen]) == 0:
+        return False
+    accuracy = np.mean([score.correct for score in chosen])
+    return bool(cfg.accuracy_low <= accuracy <= cfg.accuracy_high)
+
+
+def void(episode: Episode, blocks: Finder) -> bool:
+    """Whether a turn of the policy holds neither a complete block of code nor an answer."""
+    turns = (s.text for s in episode.segments if s.author is Author.POLICY)
+    return any(
+        not any(block.closed for block in blocks(turn)) and last_box(turn) is None for turn in turns
+    )

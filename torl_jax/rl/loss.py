@@ -23,25 +23,37 @@ def policy_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
+    dual_clip: float = 0.0,
     total: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """PPO's clipped surrogate as a token mean (Schulman et al. 2017, eq. 7).
 
         rho = exp(logp - old_logp)
-        loss = -mean_t min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)
+        J = min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)
+        loss = -mean_t (max(J, dual_clip A) where A < 0, else J)
 
+    The second bound (Ye et al. 2020, arXiv 1912.09729, eq. 5) keeps a token that has become
+    many times likelier from being pushed down without limit; dual_clip 0 leaves it away.
     All arrays [B, T]; log-probs in nats. Returns the scalar loss and statistics
     (each a share of the global token mean): `clip_fraction`, tokens where the
-    clipped term is the smaller; `approx_kl`, mean of (rho - 1) - log rho.
+    clipped term is the smaller; `dual_clip_fraction`, where the second bound holds;
+    `approx_kl`, mean of (rho - 1) - log rho.
     """
     # Untrained places may hold anything; their ratio must not overflow into a nan gradient.
     log_ratio_BT = jnp.where(mask_BT > 0, logp_BT - old_logp_BT, 0.0)
     ratio_BT = jnp.exp(log_ratio_BT)
     free_BT = ratio_BT * advantage_BT
     clipped_BT = jnp.clip(ratio_BT, 1 - clip_low, 1 + clip_high) * advantage_BT
-    loss = -token_mean(jnp.minimum(free_BT, clipped_BT), mask_BT, total)
+    gain_BT = jnp.minimum(free_BT, clipped_BT)
+    bounded_BT = jnp.zeros_like(mask_BT, bool)
+    if dual_clip:
+        bound_BT = dual_clip * advantage_BT
+        bounded_BT = (advantage_BT < 0) & (gain_BT < bound_BT)
+        gain_BT = jnp.where(bounded_BT, bound_BT, gain_BT)
+    loss = -token_mean(gain_BT, mask_BT, total)
     stats = {
         "clip_fraction": token_mean((clipped_BT < free_BT).astype(jnp.float32), mask_BT, total),
+        "dual_clip_fraction": token_mean(bounded_BT.astype(jnp.float32), mask_BT, total),
         "approx_kl": token_mean(ratio_BT - 1 - log_ratio_BT, mask_BT, total),
     }
     return loss, stats

@@ -53,6 +53,10 @@ class Tally:
     segments: int = 0
     seconds: float = 0.0  # on the device or waiting for it
 
+    def __add__(self, later: "Tally") -> "Tally":
+        names = [field.name for field in dataclasses.fields(Tally)]
+        return Tally(*(getattr(self, name) + getattr(later, name) for name in names))
+
 
 class Engine:
     """Slots over one model; see the module's docstring for its life."""

@@ -65,6 +65,38 @@ def test_smoke_differs_in_size_only(name):
         module.get_config("smok")
 
 
+@pytest.mark.parametrize("name", ["torl_1p5b", "torl_7b"])
+def test_each_ablation_changes_its_own_keys_only(name):
+    module = importlib.import_module(f"configs.{name}")
+    paper = config.parse(module.get_config())
+    wanted = {
+        "c0": {"protocol": {"calls": 0}},
+        "c2": {"protocol": {"calls": 2}},
+        "penalty": {"reward": {"execution": -0.5}},
+    }
+    for argument, changes in wanted.items():
+        keys = {"run": {"steps": 215}} | changes
+        changed = {
+            section: dataclasses.replace(getattr(paper, section), **values)
+            for section, values in keys.items()
+        }
+        ablation = config.parse(module.get_config(argument))
+        assert ablation == dataclasses.replace(paper, **changed)
+    both = config.parse(module.get_config("c2,smoke"))
+    assert both.protocol.calls == 2 and both.model.random and both.run.steps == 2
+
+
+def test_the_papers_values_are_the_defaults():
+    """ToRL: one call, text beyond it, nothing filtered, nothing added, one step a rollout."""
+    made = config.Config()
+    assert (made.protocol.calls, made.protocol.past) == (1, "text")
+    assert (made.protocol.blocks, made.protocol.interpreter) == ("compat", "stateless")
+    assert made.filters == config.Filters("keep", "keep", False, 0.0, 1.0, 1)
+    assert (made.reward.execution, made.reward.overlong) == (0.0, 0.0)
+    assert (made.rl.minibatches, made.rl.epochs, made.rl.dual_clip) == (1, 1, 0.0)
+    assert (made.rl.clip_low, made.rl.clip_high, made.rl.kl_coef) == (0.2, 0.2, 0.0)
+
+
 @pytest.mark.parametrize(
     ("raw", "words"),
     [

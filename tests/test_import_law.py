@@ -19,10 +19,15 @@ WORDS = (
     "torl_jax.config",
     "torl_jax.errors",
     "torl_jax.metrics",
+    "torl_jax.benchmarks",
+    "torl_jax.estimators",
+    "torl_jax.journal",
+    "torl_jax.scoreboard",
     "torl_jax.logs",
     "torl_jax.record",
     "torl_jax.transcript",
     "torl_jax.report",
+    "torl_jax.reporting",
     "torl_jax.protocols",
     "torl_jax.envs",
     "torl_jax.rewards",
@@ -43,7 +48,9 @@ SERVICES = (
     "torl_jax.cli",
     "torl_jax.compilation",
     "torl_jax.crew",
+    "torl_jax.evaluate",
     "torl_jax.evaluation",
+    "torl_jax.exam",
     "torl_jax.export",
     "torl_jax.gate",
     "torl_jax.interrupt",
@@ -52,6 +59,7 @@ SERVICES = (
     "torl_jax.planning",
     "torl_jax.policy",
     "torl_jax.pretrain",
+    "torl_jax.problems",
     "torl_jax.solve",
     "torl_jax.supervise",
     "torl_jax.train",
@@ -159,7 +167,7 @@ def test_the_worlds_meet_at_two_doors_only():
 
 
 def test_nothing_imports_an_entry_point():
-    names = ("train", "solve", "export", "pretrain", "report", "plan")
+    names = ("train", "evaluate", "solve", "export", "pretrain", "report", "plan")
     entries = {f"torl_jax.{name}" for name in names}
     for name in TORL:
         assert not (imports(name) & entries) - {name}, name

@@ -319,8 +319,9 @@ def sample() -> Episode:
 
 def test_episodes_are_dumped_as_text_and_as_jsonl(tmp_path: Path):
     score = Score(1.0, True, {"answer": 1.0, "odd": math.nan})
+    lost = Score(-1.0, False, failure="timeout: took too long")
     with writer(tmp_path) as log:
-        log.episodes(7, "eval", [sample(), sample()], [score, Score(-1.0, False)])
+        log.episodes(7, "eval", [sample(), sample()], [score, lost])
     folder = tmp_path / "episodes"
     assert sorted(p.name for p in folder.iterdir()) == ["eval-000007.jsonl", "eval-000007.txt"]
     first, second = map(strict, (folder / "eval-000007.jsonl").read_text().splitlines())
@@ -332,7 +333,13 @@ def test_episodes_are_dumped_as_text_and_as_jsonl(tmp_path: Path):
     assert first["turns"][0]["code"] == "print(2)" and first["turns"][0]["seconds"] == 0.25
     assert first["turns"][1]["code"] is None
     assert (first["end"], first["sample"]) == ("eos", 3)
-    assert first["score"] == {"total": 1.0, "correct": True, "parts": {"answer": 1.0, "odd": None}}
+    assert first["score"] == {
+        "total": 1.0,
+        "correct": True,
+        "parts": {"answer": 1.0, "odd": None},
+        "failure": "",
+    }
+    assert second["score"]["failure"] == "timeout: took too long"
     assert second["score"]["correct"] is False
     text = (folder / "eval-000007.txt").read_text()
     assert text.count("── p-1 · sample 3 · gold answer: 2 ──\n") == 2

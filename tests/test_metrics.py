@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torl_jax import metrics
 from torl_jax.crew import Harvest, Part
 from torl_jax.episode import (
     Author,
@@ -156,7 +157,7 @@ def test_rollout_stats_of_a_batch_worked_by_hand():
 
 
 def test_every_name_is_explained():
-    words = rollout_ratios.__doc__ or ""
+    words = metrics.__doc__ or ""
     for name in BY_HAND:
         stem = name.removesuffix("_incorrect").removesuffix("_correct")
         assert stem in words or stem.startswith("end_"), name

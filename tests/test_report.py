@@ -15,7 +15,9 @@ from rich.console import Console
 
 from torl_jax.episode import Author, End, Episode, Problem, Score, Segment
 from torl_jax.logs import Writer
-from torl_jax.report import headlines, main, number, series, smooth, spread
+from torl_jax.report import main
+from torl_jax.reporting.page import headlines
+from torl_jax.reporting.panels import number, series, smooth, spread
 
 ROOT = Path(__file__).resolve().parent.parent
 EVIL = "<script>alert('x')</script> & \"y\" \x1b[2J"
@@ -133,6 +135,7 @@ def test_missing_or_empty_workdir_is_one_line_and_exit_code_2(tmp_path: Path):
         ({"metrics.jsonl": ""}, "no complete row"),
         ({"metrics.jsonl": "oops\n"}, "line 1"),
         ({"metrics.jsonl": '{"step": 0}\n', "config.json": "{"}, "config.json is not JSON"),
+        ({"metrics.jsonl": '{"step": 0}\n', "config.json": "[]"}, "not a JSON object"),
         ({"metrics.jsonl": '{"step": 0}\n', "episodes/a-000001.jsonl": "{"}, "a-000001.jsonl"),
         ({"metrics.jsonl": '{"step": 0}\n', "report": "a file"}, "give another --out"),
     ],
@@ -151,7 +154,8 @@ def test_what_the_user_can_mend(
 def test_help_is_complete_and_nothing_imports_jax():
     shown = run_module("--help")
     assert shown.returncode == 0
-    assert "WORKDIR/report" in shown.stdout and "--out DIR" in shown.stdout
+    for word in ("WORKDIR/report", "--out DIR", "--names", "--published", "seeds"):
+        assert word in shown.stdout
     code = "import sys, torl_jax.report; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
@@ -183,12 +187,23 @@ def test_smoothing_keeps_a_constant_and_calms_noise():
     assert smooth(noise).std() < 0.5 * noise.std()
 
 
+def test_smoothing_does_not_spread_the_beginning_over_what_follows():
+    slow_start = np.ones(1000)
+    slow_start[0] = 100.0
+    assert smooth(slow_start)[20:] == pytest.approx(np.ones(980), abs=1e-9)
+
+
 @settings(deadline=None)
-@given(st.lists(st.floats(-10, 10), min_size=1, max_size=6), st.floats(0.1, 3))
-def test_labels_never_overlap_and_keep_their_order(heights: list[float], gap: float):
-    placed = spread(heights, gap)
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=6), st.floats(0.1, 3), st.floats(-10, 10))
+def test_labels_never_overlap_and_keep_their_order(heights: list[float], gap: float, floor: float):
+    placed = spread(heights, gap, floor)
     order = np.argsort(heights, kind="stable")
     assert all(np.diff(np.asarray(placed)[order]) >= gap - 1e-9)
+    assert min(placed) >= floor
+
+
+def test_labels_at_the_foot_are_pushed_up():
+    assert spread([0.0, 0.0, 9.0], gap=1.0, floor=0.0) == pytest.approx([0.0, 1.0, 9.0])
 
 
 def test_labels_far_apart_stay_put():

@@ -49,6 +49,7 @@ class Meta:
 
     cursor: int  # problems taken from the stream
     config: config.Config
+    data: str = ""  # the stream's fingerprint; earlier checkpoints have none
 
 
 class Checkpoints:
@@ -81,7 +82,7 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, meta: Meta, metrics: dict[str, float]) -> None:
         """Starts saving; arrays are copied before this returns, so training may go on."""
         found = next(({"accuracy": metrics[name]} for name in METRICS if name in metrics), None)
-        document = {"cursor": meta.cursor, "config": config.to_dict(meta.config)}
+        document = {"cursor": meta.cursor, "config": config.to_dict(meta.config), "data": meta.data}
         self.manager.save(
             step,
             args=ocp.args.Composite(
@@ -95,7 +96,8 @@ class Checkpoints:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         with self._readable(step):
             document: dict[str, Any] = self.manager.restore(step, args=args)["meta"]
-        return Meta(cursor=document["cursor"], config=config.parse(document["config"]))
+        data = document.get("data", "")
+        return Meta(document["cursor"], config.parse(document["config"]), data)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state, in the shapes and shardings of `like` (arrays, or shapes alone)."""

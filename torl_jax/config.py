@@ -38,13 +38,14 @@ class Data:
     """Problems: synthetic `arithmetic`, or rows of parquet, jsonl or csv files.
 
     `path`: files, or data sets on the hub (OWNER/NAME, OWNER/NAME:FILE), separated by commas.
+    `columns` of a layout that is not known: "{'question': 'QUERY', 'answer': 'GOLD'}".
     """
 
     source: Literal["arithmetic", "file"] = "file"
     path: str = ""
     eval_path: str = ""  # empty: eval problems are held out of `path`
     eval_problems: int = 128
-    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of `path`; see SCHEMAS
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     bad_rows: Literal["error", "skip"] = "error"
     bad_answers: Literal["exclude", "keep", "error"] = "exclude"  # golds unequal to themselves
     dedup: bool = False  # a question asked twice is kept once

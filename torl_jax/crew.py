@@ -18,7 +18,7 @@ from torl_jax.errors import Interrupted
 from torl_jax.metrics import tool_times
 from torl_jax.parallel import multihost
 from torl_jax.rewards.answer import Grader
-from torl_jax.rewards.outcome import Grading, Outcome
+from torl_jax.rewards.outcome import PLAIN, Grading, Outcome
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.engine import Tally
 
@@ -95,7 +95,7 @@ class Crew:
         rollout: Rollout,
         grader: Grader,
         lockstep: bool = False,
-        reward: Outcome = Outcome(),
+        reward: Outcome = PLAIN,
     ) -> None:
         """`lockstep`: all hosts sample all problems together, on one mesh."""
         self.rollout, self.grader, self.lockstep = rollout, grader, lockstep
@@ -154,10 +154,13 @@ class Crew:
             episodes = [episodes[i * group_size + g] for i in places for g in range(group_size)]
         sampled = time.perf_counter()
         scores = grading.scores(episodes)
+        tally = self.rollout.engine.reset_tally()
+        if self.lockstep and not multihost.first():
+            tally = Tally(seconds=tally.seconds)  # all hosts count the same slots
         return Part(
             episodes,
             scores,
-            self.rollout.engine.reset_tally(),
+            tally,
             sampling=sampled - begin,
             grading=time.perf_counter() - sampled,
             waiting=collected.tool_seconds,

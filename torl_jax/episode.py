@@ -121,9 +121,14 @@ class Episode:
         return tuple(t for s in self.segments for t in s.tokens)
 
     @property
+    def policy_texts(self) -> tuple[str, ...]:
+        """What the policy wrote, turn by turn: only this is graded."""
+        return tuple(s.text for s in self.segments if s.author is Author.POLICY)
+
+    @property
     def policy_text(self) -> str:
-        """What the policy wrote, tool text left out (only this is graded)."""
-        return "\n".join(s.text for s in self.segments if s.author is Author.POLICY)
+        """All that the policy wrote."""
+        return "\n".join(self.policy_texts)
 
     @property
     def response_text(self) -> str:

@@ -1,15 +1,45 @@
-"""Held-out accuracy of a policy: one sample a problem at T=1, and one greedy."""
+"""Evaluation: how policies are sampled on held-out problems, and what comes of it.
 
-from collections.abc import Callable, Sequence
+`run` evaluates within training, on all hosts; `collect` evaluates on this host alone and
+hands over each problem as soon as its samples are graded. Both sample by a Mode, under
+keys that depend on (seed, problem, sample) alone, and make the same figures of it.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 
+from torl_jax.benchmarks import MEAN, Benchmark
 from torl_jax.crew import Crew
-from torl_jax.episode import Episode, Problem, Score
+from torl_jax.episode import End, Episode, Problem, Score
 from torl_jax.metrics import rollout_stats
+from torl_jax.protocols.blocks import Finder
+from torl_jax.rewards import outcome
+from torl_jax.rewards.answer import Grade, Grader, last_box
+from torl_jax.rollout import Rollout, admissible
+from torl_jax.sampler.engine import Engine
 from torl_jax.sampler.sampling import Settings
+from torl_jax.scoreboard import Answered, Sample, Standing, standings
 
 SHARED = ("accuracy", "code_ratio", "pass_ratio", "response_length")
+WHOLE = re.compile(r"[+-]?[0-9]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """How many samples a problem, and how they are drawn; the default is greedy."""
+
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def load(self, engine: Engine, params, seed: int) -> None:
+        """Makes `engine` sample `params` so."""
+        settings = Settings.of(temperature=self.temperature, top_p=self.top_p)
+        engine.load(params, jax.random.key(seed), settings)
 
 
 def run(
@@ -19,30 +49,207 @@ def run(
     *,
     seed: int,
     sampled: bool,
+    samples: int = 1,
+    benchmarks: Sequence[Benchmark] = (),
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, float], list[Episode], list[Score]]:
     """Metrics under `eval/` and the greedy episodes with their scores.
 
-    `eval/accuracy` is sampled at temperature 1 (absent with sampled=False),
-    `eval/greedy_accuracy` greedy; a source's own accuracy follows its name.
-    The keys depend on `seed` alone: two evaluations of one policy are equal. There is no
-    deadline: a mean over the quick ones would not be the policy's. Raises Interrupted where
-    `stopped` comes true.
+    `eval/accuracy` is sampled at temperature 1, `samples` a problem (absent with
+    sampled=False), `eval/greedy_accuracy` greedy; a source's own accuracy follows its name.
+    Benchmarks have `eval/NAME/accuracy` and so on, `eval/mean/accuracy` is their unweighted
+    mean; a prompt that does not fit counts as wrong there (`eval/NAME/too_long`). With
+    benchmarks alone, eval/accuracy is that mean. All hosts must call it alike.
+
+    There is no deadline: a mean over the quick ones would not be the policy's. Raises
+    Interrupted where `stopped` comes true.
     """
     row: dict[str, float] = {}
     harvest = None
-    for prefix, temperature in (("", 1.0), ("greedy_", 0.0)):
+    fit = {b.name: admissible(crew.rollout, b.problems)[0] for b in benchmarks}
+    asked = [*problems, *(problem for own in fit.values() for problem in own)]
+    for prefix, mode in (("", Mode(samples, 1.0)), ("greedy_", Mode())):
         if prefix == "" and not sampled:
             continue
-        engine = crew.rollout.engine
-        engine.load(params, jax.random.key(seed), Settings.of(temperature=temperature))
-        harvest = crew.collect(problems, 1, stopped)
-        episodes, scores = harvest.episodes, harvest.scores
-        stats = rollout_stats(episodes, scores)
-        row |= {f"eval/{prefix}{name}": stats[f"rollout/{name}"] for name in SHARED}
-        for source in sorted({problem.source for problem in problems} - {""}):
-            own = [i for i, episode in enumerate(episodes) if episode.problem.source == source]
-            part = rollout_stats([episodes[i] for i in own], [scores[i] for i in own])
-            row[f"eval/{prefix}accuracy_{source}"] = part["rollout/accuracy"]
+        mode.load(crew.rollout.engine, params, seed)
+        harvest = crew.collect(asked, mode.samples, stopped)
+        graded: dict[str, list[tuple[Episode, Score]]] = {}
+        for episode, score in zip(harvest.episodes, harvest.scores, strict=True):
+            graded.setdefault(episode.problem.id, []).append((episode, score))
+        blocks = crew.rollout.protocol.blocks
+        if problems:
+            row |= _held_out(prefix, [graded[problem.id] for problem in problems], blocks)
+        found = {
+            b.name: [
+                answered(crew.grader, graded[problem.id], blocks)
+                if problem.id in graded
+                else too_long(problem, mode.samples)
+                for problem in b.problems
+            ]
+            for b in benchmarks
+        }
+        if found:
+            row |= _benchmarks(prefix, standings(found, seed), alone=not problems)
     assert harvest is not None
     return row, harvest.episodes, harvest.scores
+
+
+def _held_out(
+    prefix: str, groups: Sequence[Sequence[tuple[Episode, Score]]], blocks: Finder
+) -> dict[str, float]:
+    def stats(some: Sequence[Sequence[tuple[Episode, Score]]]) -> dict[str, float]:
+        pairs = [pair for group in some for pair in group]
+        return rollout_stats([e for e, _ in pairs], [s for _, s in pairs], blocks)
+
+    whole = stats(groups)
+    row = {f"eval/{prefix}{name}": whole[f"rollout/{name}"] for name in SHARED}
+    sources = [group[0][0].problem.source for group in groups]
+    for source in sorted(set(sources) - {""}):
+        own = [group for group, its in zip(groups, sources, strict=True) if its == source]
+        row[f"eval/{prefix}accuracy_{source}"] = stats(own)["rollout/accuracy"]
+    return row
+
+
+def _benchmarks(prefix: str, found: Mapping[str, Standing], alone: bool) -> dict[str, float]:
+    named = {name: standing for name, standing in found.items() if "/" not in name}
+    row: dict[str, float] = {}
+    for name, standing in named.items():
+        figures = {"accuracy": standing.accuracy}
+        figures |= {key: standing.behaviour[key] for key in SHARED if key in standing.behaviour}
+        for k in list(standing.pass_at)[1:]:
+            figures |= {f"pass_at_{k}": standing.pass_at[k], f"maj_at_{k}": standing.maj_at[k]}
+        row |= {f"eval/{name}/{prefix}{key}": value for key, value in figures.items()}
+        row |= {f"eval/{name}/{prefix}lost": float(standing.aborted)}
+        row |= {f"eval/{name}/too_long": float(standing.too_long)}
+    if alone:
+        over = named.get(MEAN) or next(iter(named.values()))
+        row[f"eval/{prefix}accuracy"] = over.accuracy
+        row |= {f"eval/{prefix}{key}": over.behaviour[key] for key in SHARED[1:]}
+    return row
+
+
+# A problem's graded episodes with what they voted for.
+Settled = tuple[Sequence[Episode], Sequence[Score], Answered]
+
+
+def collect(
+    rollout: Rollout,
+    grader: Grader,
+    problems: Sequence[Problem],
+    samples: int,
+    *,
+    on_finish: Callable[[Episode], object],
+    on_settled: Callable[[Settled], object],
+    stopped: Callable[[], bool],
+) -> None:
+    """`samples` episodes of each problem, by the weights and the Mode that are loaded.
+
+    `on_finish` sees each episode as it ends; `on_settled`, in one other thread, each problem
+    whose samples are all graded. Interrupted, once `stopped` is true, comes after whatever
+    was finished is settled.
+    """
+    waiting: dict[str, list[tuple[Episode, Future[Score]]]] = {}
+    settling: list[Future[None]] = []
+
+    def settle(pairs: Sequence[tuple[Episode, Future[Score]]]) -> None:
+        ordered = sorted(pairs, key=lambda pair: pair[0].sample)
+        graded = [(episode, score.result()) for episode, score in ordered]
+        reduced = answered(grader, graded, rollout.protocol.blocks)
+        on_settled(([e for e, _ in graded], [s for _, s in graded], reduced))
+
+    def finish(episode: Episode) -> None:
+        # A full disk or a grader that does not start must not be found out at the very end.
+        for done in [future for future in settling if future.done()]:
+            settling.remove(done)
+            done.result()
+        pairs = waiting.setdefault(episode.problem.id, [])
+        pairs.append((episode, outcome.submit(episode, grader)))
+        on_finish(episode)
+        if len(pairs) == samples:
+            settling.append(settler.submit(settle, waiting.pop(episode.problem.id)))
+
+    try:
+        with ThreadPoolExecutor(1) as settler:
+            rollout.collect(problems, samples, on_finish=finish, stopped=stopped)
+    finally:
+        for future in settling:
+            future.result()
+
+
+def answered(grader: Grader, graded: Sequence[tuple[Episode, Score]], blocks: Finder) -> Answered:
+    """A problem's graded episodes, reduced to what is counted."""
+    answers = [final(episode) for episode, _ in graded]
+    groups = votes(grader.submit, answers, [score.correct for _, score in graded])
+    problem = graded[0][0].problem
+    samples = [
+        Sample.of(episode, score, vote, blocks)
+        for (episode, score), vote in zip(graded, groups, strict=True)
+    ]
+    return Answered(problem.id, problem.source, tuple(samples))
+
+
+def final(episode: Episode) -> str | None:
+    """What the last box in the policy's words holds; None where our own failure cut it off."""
+    return None if episode.end is End.ABORT else last_box(*episode.policy_texts)
+
+
+def too_long(problem: Problem, samples: int) -> Answered:
+    """What is counted of a problem whose prompt does not fit."""
+    return Answered(problem.id, problem.source, (Sample(False),) * samples, too_long=True)
+
+
+# Grader.submit: (an answer taken for gold, a response) to its grade.
+Compare = Callable[[str, str], Future[Grade]]
+
+
+def votes(
+    compare: Compare, answers: Sequence[str | None], correct: Sequence[bool]
+) -> list[int | None]:
+    """Which group of equal answers each sample belongs to; None where it gave none.
+
+    All right answers are one group: each equals the gold answer. A wrong one joins the
+    first group whose first answer the grader takes for equal; whole numbers are compared
+    as such. A comparison that fails counts as unequal.
+    """
+    firsts: list[str] = []  # of each group, in the order of their numbers
+    known: dict[str, int] = {}
+    right: int | None = None
+    found: list[int | None] = []
+    for answer, is_right in zip(answers, correct, strict=True):
+        text = (answer or "").strip()
+        if not text and not is_right:
+            found.append(None)
+            continue
+        group = right if is_right else known.get(text)
+        if group is None and not is_right:
+            group = _equal(compare, firsts, text, apart_from=right)
+        if group is None:
+            group = len(firsts)
+            firsts.append(text)
+        if is_right:
+            right = group
+        else:
+            known[text] = group
+        found.append(group)
+    return found
+
+
+def _equal(
+    compare: Compare, firsts: Sequence[str], text: str, apart_from: int | None
+) -> int | None:
+    asked = []
+    for group, first in enumerate(firsts):
+        if group == apart_from:
+            continue
+        if WHOLE.fullmatch(first) and WHOLE.fullmatch(text):
+            if _digits(first) == _digits(text):
+                return group
+        else:
+            asked.append((group, compare(first, f"\\boxed{{{text}}}")))
+    return next((group for group, grade in asked if grade.result().correct), None)
+
+
+def _digits(text: str) -> str:
+    """A whole number without what changes nothing; never parsed, it may be as long as a book."""
+    digits = text.lstrip("+-").lstrip("0")
+    return f"-{digits}" if digits and text.startswith("-") else digits

@@ -306,6 +306,7 @@ def episode_row(episode: Episode, score: Score) -> dict[str, Any]:
             "total": finite(score.total),
             "correct": bool(score.correct),
             "parts": {name: finite(value) for name, value in score.parts.items()},
+            "failure": score.failure,
         },
         "verdict": transcript.verdict(episode, score),
     }

@@ -1,11 +1,44 @@
-"""Figures of merit: every mean is a ratio, every name has one meaning.
+r"""Figures of merit: every mean is a ratio, every name has one meaning.
 
     value = (sum_1 + sum_2 + ...) / (weight_1 + weight_2 + ...)
 
 Sums and weights are kept apart until the end, so the same mean comes out
 however the episodes are split over microbatches or hosts. The names follow
-ToRL (arXiv 2503.23383), verl-tool and SimpleTIR (arXiv 2509.02479);
-`rollout_ratios` says what each counts.
+ToRL (arXiv 2503.23383), verl-tool and SimpleTIR (arXiv 2509.02479). What each
+counts, with rollout/ before it for all that was sampled and trained/ for what
+filters left of it:
+
+Over all episodes:
+  end_{answer,eos,length,calls,abort}  share that ended so; end_length: truncated
+  infra_failure_ratio  share lost to our own failures (= end_abort)
+  usable_groups        share of problems whose samples' rewards differ, that is,
+                       whose GRPO advantages are not all zero
+  groups_right, groups_wrong  share of problems all of whose finished samples are
+                       correct, none of them
+
+Over finished episodes (ABORT left out: such an episode says nothing of the policy):
+  reward, accuracy     mean of Score.total, of Score.correct
+  grader_timeout_ratio, grader_crash_ratio  share that the grader gave no verdict on
+                       (they count as wrong)
+  valid_call_ratio     calls that had a program to run / calls of the budget
+  tool_tokens          tokens by the tool
+  action_tokens, observation_tokens  tokens a segment of the policy's, of the tool's
+
+Over finished episodes, and again over the correct ones alone (..._correct) and over
+the others (..._incorrect):
+  code_ratio           share whose policy text opens a block of code
+  pass_ratio           executed blocks that ran without error / executed blocks
+  executed_ratio       executed blocks / blocks opened (past the call budget, never
+                       closed, or with another after it in its turn, a block is
+                       written but not executed)
+  before_answer_ratio  blocks opened before the last complete \boxed / blocks opened,
+                       in responses that have one
+  response_length      tokens after the prompt = model_tokens + tool_tokens
+  model_tokens         tokens by the policy
+  turns                segments by the policy
+  calls                calls of the budget, whether they had a program to run or not
+  void_ratio           share with a turn that holds neither a closed block of code nor
+                       a complete \boxed
 
 This module is part of the words world: no jax.
 """
@@ -56,8 +89,8 @@ class Response:
 
     correct: bool
     written: int  # blocks of code opened
-    answered: bool  # with a complete \\boxed
-    early: int  # blocks opened before the last complete \\boxed
+    answered: bool  # with a complete \boxed
+    early: int  # blocks opened before the last complete \boxed
     void: bool
     calls: int  # of the call budget
     ran: tuple[Observation, ...]
@@ -76,42 +109,9 @@ def rollout_ratios(
     blocks: Finder = BLOCKS["compat"],
     prefix: str = "rollout/",
 ) -> dict[str, Ratio]:
-    """What one batch of episodes did, as ratios that add over batches.
+    """What one batch of episodes did, as ratios that add over batches; see the module's table.
 
     `blocks`: where code stands in what the policy wrote in one turn (`Protocol.blocks`).
-    `prefix`: "rollout/" for all that was sampled; "trained/" for what filters left of it.
-
-    Over all episodes:
-      end_{answer,eos,length,calls,abort}  share that ended so; end_length: truncated
-      infra_failure_ratio  share lost to our own failures (= end_abort)
-      usable_groups        share of problems whose samples' rewards differ, that is,
-                           whose GRPO advantages are not all zero
-      groups_right, groups_wrong  share of problems all of whose finished samples are
-                           correct, none of them
-
-    Over finished episodes (ABORT left out: such an episode says nothing of the policy):
-      reward, accuracy     mean of Score.total, of Score.correct
-      grader_timeout_ratio, grader_crash_ratio  share that the grader gave no verdict on
-                           (they count as wrong)
-      valid_call_ratio     calls that had a program to run / calls of the budget
-      tool_tokens          tokens by the tool
-      action_tokens, observation_tokens  tokens a segment of the policy's, of the tool's
-
-    Over finished episodes, and again over the correct ones alone (..._correct) and over
-    the others (..._incorrect):
-      code_ratio           share whose policy text opens a block of code
-      pass_ratio           executed blocks that ran without error / executed blocks
-      executed_ratio       executed blocks / blocks opened (past the call budget, never
-                           closed, or with another after it in its turn, a block is
-                           written but not executed)
-      before_answer_ratio  blocks opened before the last complete \\boxed / blocks opened,
-                           in responses that have one
-      response_length      tokens after the prompt = model_tokens + tool_tokens
-      model_tokens         tokens by the policy
-      turns                segments by the policy
-      calls                calls of the budget, whether they had a program to run or not
-      void_ratio           share with a turn that holds neither a closed block of code nor
-                           a complete \\boxed
 
     Pre: a problem's episodes are all in the same batch, or the figures of groups count
     its parts as groups of their own.
@@ -239,7 +239,7 @@ def answer_at(text: str) -> int | None:
 
 
 def groups(pairs: Iterable[tuple[Episode, Score]]) -> dict[str, Ratio]:
-    """Shares of problems by how their finished samples fared; see `rollout_ratios`."""
+    """Shares of problems by how their finished samples fared; see the module's table."""
     found: dict[tuple[str, str], list[Score]] = defaultdict(list)
     for episode, score in pairs:
         group = found[episode.problem.source, episode.problem.id]

@@ -18,12 +18,11 @@ from jax.sharding import Mesh
 from sandbox import LEVELS, Box, Sandbox, SandboxError, budget
 from sandbox.box import MOST_SESSIONS
 from torl_jax import config
-from torl_jax.data import arithmetic, sources, stream
 from torl_jax.envs.base import Environment
 from torl_jax.envs.desk import Desk, SharedDesk
 from torl_jax.envs.lossy import Lossy
 from torl_jax.envs.python import PythonEnv
-from torl_jax.episode import Problem, Segment
+from torl_jax.episode import Segment
 from torl_jax.errors import UserError
 from torl_jax.model import hf, hub
 from torl_jax.model.config import ModelConfig
@@ -78,29 +77,6 @@ def params(cfg: config.Model, shape: ModelConfig, seed: int, over: Mesh) -> dict
             "be loaded; set --config.model.random=true or drop the overrides"
         )
     return hf.load(hub.resolve(cfg.path), over)[1]
-
-
-def problems(cfg: config.Config) -> tuple[list[Problem], list[Problem]]:
-    """(training problems, held-out problems), disjoint."""
-    if cfg.data.source == "arithmetic":
-        families = cfg.data.families or tuple(arithmetic.FAMILIES)
-        return (
-            arithmetic.problems(cfg.run.seed, 0, TRAIN_PROBLEMS, families),
-            arithmetic.problems(EVAL_SEED, 0, cfg.data.eval_problems, families, held_out=True),
-        )
-    if not cfg.data.path:
-        raise UserError("no data: set --config.data.path=FILE (parquet or jsonl)")
-    found = sources.read(cfg.data.path, bad_rows=cfg.data.bad_rows)
-    if cfg.data.eval_path:
-        held_out = sources.read(cfg.data.eval_path, bad_rows=cfg.data.bad_rows)
-        return found, held_out[: cfg.data.eval_problems]
-    return stream.split(found, cfg.data.eval_problems, cfg.run.seed)
-
-
-# Synthetic training problems before they repeat; more than any quickstart run takes.
-TRAIN_PROBLEMS = 20_000
-# Held-out problems are the same in every run, whatever its seed.
-EVAL_SEED = 1
 
 
 def protocol(cfg: config.Protocol) -> ToRL:
@@ -258,16 +234,13 @@ def transformer(cfg: config.Config, shape: ModelConfig, remat: str = "none") -> 
     )
 
 
-def check_paths(cfg: config.Config) -> None:
+def check_paths(cfg: config.Model) -> None:
     """UserError for what is not there or damaged, before anything is loaded or written.
 
     A model or tokenizer may be a name on the hub: it is fetched here.
     """
-    for key in ("model.path", "model.tokenizer", "data.path", "data.eval_path"):
-        section, name = key.split(".")
-        path = getattr(getattr(cfg, section), name)
-        named = section == "model" and hub.is_name(path)
-        if path and not named and not Path(path).exists():
-            raise UserError(f"config.{key}={path} does not exist; check the path")
-    if cfg.model.path and not cfg.model.random:
-        hf.check(hub.resolve(cfg.model.path))
+    for key, path in (("path", cfg.path), ("tokenizer", cfg.tokenizer)):
+        if path and not hub.is_name(path) and not Path(path).exists():
+            raise UserError(f"config.model.{key}={path} does not exist; check the path")
+    if cfg.path and not cfg.random:
+        hf.check(hub.resolve(cfg.path))

@@ -23,12 +23,11 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from torl_jax import cli, config, parts, record, supervise
+from torl_jax import cli, config, parts, problems, record, supervise
 from torl_jax.checkpoint import Checkpoints
 from torl_jax.compilation import Counter
 from torl_jax.crew import Crew
-from torl_jax.data.stream import Stream
-from torl_jax.episode import Problem
+from torl_jax.data.stream import Stream, fingerprint
 from torl_jax.errors import UserError
 from torl_jax.interrupt import StopSignal
 from torl_jax.learner.learner import Learner
@@ -36,7 +35,6 @@ from torl_jax.logs import Silent, Writer
 from torl_jax.parallel import mesh, multihost, sharding
 from torl_jax.parallel.handoff import Handoff
 from torl_jax.rewards.answer import Grader
-from torl_jax.rollout import Rollout, admissible
 from torl_jax.trainer import Trainer
 from torl_jax.workdir import note_start, only_run, resume_point, write_config
 
@@ -45,11 +43,11 @@ def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
     """Runs or resumes the training run of `workdir`, alone."""
     cores = parts.set_aside(cfg.sandbox)
     multihost.same("their configs", flat(cfg) | {"jax": jax.__version__})
-    multihost.together(lambda: parts.check_paths(cfg))
+    multihost.together(lambda: (parts.check_paths(cfg.model), problems.check_paths(cfg.data)))
     shape = parts.model_config(cfg.model)
     text = parts.tokenizer(cfg.model)
     shape.check_tokenizer(len(text), text.folder)
-    problems = multihost.together(lambda: parts.problems(cfg))
+    found = multihost.together(lambda: problems.read(cfg))
     over = mesh.make(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tp)
     sampling = parts.sampling_mesh(cfg.sampler, shape, over)
     sharding.check(shape, over)
@@ -60,6 +58,7 @@ def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
         if point.step >= cfg.run.steps:
             say(f"{workdir}: all {point.step} steps are done; to go on, raise --config.run.steps")
             return
+        found = problems.gradable(cfg, found, workdir, again=point.step > 0)
         compilations = Counter()
         model = parts.transformer(cfg, shape, remat=cfg.learner.remat)
         learner = Learner(cfg, model, len(text), over)
@@ -80,14 +79,15 @@ def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
         stack.callback(box.close)
         grader = stack.enter_context(Grader(workers=cfg.reward.workers, timeout=cfg.reward.timeout))
         rollout = parts.rollout(cfg, parts.transformer(cfg, shape).clone(mesh=sampling), box)
-        (training, held_out), dropped = fitting(cfg, rollout, *problems)
+        found = problems.fitting(cfg, found, rollout)
+        multihost.same("their problems", {"fingerprint": fingerprint(found.training)})
         writer = stack.enter_context(open_writer(cfg, workdir, point.step))
         if multihost.first():
             write_config(workdir, cfg)
             note_start(workdir, point.step, devices(over, sampling))
         level = f"sandbox level: {box.level}" + (f" ({box.why})" if box.why else "")
         size = f"model: {shape.parameter_count:,} parameters"
-        for line in [*dropped, level, size, devices(over, sampling), *point.note()]:
+        for line in [*found.notes, level, size, devices(over, sampling), *point.note()]:
             writer.line(line)
         Trainer(
             cfg=cfg,
@@ -95,8 +95,8 @@ def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
             level=box.level,
             learner=learner,
             handoff=Handoff(learner.abstract().params, over, sampling, model.dtype),
-            stream=Stream(training, cfg.run.seed, point.cursor),
-            held_out=held_out,
+            stream=Stream(found.training, cfg.run.seed, point.cursor, point.data),
+            held_out=found.held_out,
             writer=writer,
             stop=stop,
             compilations=compilations,
@@ -136,34 +136,6 @@ def open_writer(cfg: config.Config, workdir: epath.Path, start: int) -> Writer |
         wandb=cfg.run.wandb,
         config=config.to_dict(cfg),
     )
-
-
-Problems = tuple[list[Problem], list[Problem]]
-
-
-def fitting(
-    cfg: config.Config, rollout: Rollout, training: list[Problem], held_out: list[Problem]
-) -> tuple[Problems, list[str]]:
-    """(training, held-out) problems whose prompts fit, and lines on those that do not.
-
-    ToRL drops them likewise.
-    """
-    kept, lines = [], []
-    limit = f"config.sampler.max_prompt={rollout.max_prompt} tokens"
-    for name, problems in (("training", training), ("held-out", held_out)):
-        fit, dropped = admissible(rollout, problems)
-        if problems and not fit:
-            raise UserError(f"all {len(problems)} {name} prompts are longer than {limit}; raise it")
-        if dropped:
-            count = f"{len(dropped)} of {len(problems)} {name} problems"
-            lines.append(f"{count} dropped: prompt longer than {limit}")
-        kept.append(fit)
-    if len(kept[0]) < cfg.rl.problems_per_step:
-        raise UserError(
-            f"{len(kept[0])} training problems; config.rl.problems_per_step asks for "
-            f"{cfg.rl.problems_per_step}"
-        )
-    return (kept[0], kept[1]), lines
 
 
 def say(line: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from torl_jax import config, evaluation, parts
+from torl_jax import config, evaluation, parts, problems
 from torl_jax.checkpoint import Checkpoints, Meta
 from torl_jax.compilation import Counter
 from torl_jax.crew import Crew, Harvest
@@ -86,7 +86,7 @@ class Trainer:
 
     def save(self, checkpoints: Checkpoints, done: int, state: TrainState, row: dict) -> None:
         """A checkpoint after `done` steps."""
-        checkpoints.save(done, state, Meta(self.taken, self.cfg), row)
+        checkpoints.save(done, state, Meta(self.taken, self.cfg, self.stream.fingerprint), row)
 
     def step(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, float]]:
         """One rollout and its optimiser steps; returns the new state and the metrics row."""
@@ -112,6 +112,7 @@ class Trainer:
         row = {f"train/{name}": value for name, value in stats.items()}
         row |= self.figures(chosen, keep, harvest) | harvest.row()
         row |= {
+            "time/tool_share": row["time/tool"] / (end - begin),
             "train/epoch": self.stream.epoch,
             "handoff/bytes": float(given.bytes),
             "time/handoff": given.seconds,
@@ -128,10 +129,10 @@ class Trainer:
         params, harvests = self.handoff(state.params), []
 
         def rollout(count: int) -> list[dynamic.Group]:
-            problems = self.stream.take(count)
+            taken = self.stream.take(count)
             self.load(params, step, len(harvests))
             harvest = self.crew.collect(
-                problems,
+                taken,
                 cfg.rl.group_size,
                 stopped=lambda: self.stop.caught,
                 seconds=cfg.sampler.deadline or math.inf,
@@ -223,7 +224,8 @@ class Trainer:
 
         Interrupted before the first step only: after a step its row must be whole.
         """
-        if not self.held_out:
+        benchmarks = problems.benchmarks(self.cfg)
+        if not self.held_out and not benchmarks:
             return {}
         begin = time.perf_counter()
         row, episodes, scores = evaluation.run(
@@ -232,6 +234,8 @@ class Trainer:
             self.held_out,
             seed=self.cfg.run.seed,
             sampled=self.cfg.eval.sampled,
+            samples=self.cfg.eval.samples,
+            benchmarks=benchmarks,
             stopped=lambda: step == 0 and self.stop.caught,
         )
         self.dump(step, "eval", episodes, scores)

@@ -73,11 +73,14 @@ def _seen_by_all(workdir: epath.Path, mark: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ResumePoint:
-    """Steps done by the newest checkpoint (0: none), problems taken, config keys changed since."""
+    """Steps done by the newest checkpoint (0: none), problems taken, config keys changed since,
+    and the fingerprint of the problems.
+    """
 
     step: int = 0
     cursor: int = 0
     changed: tuple[str, ...] = ()
+    data: str = ""
 
     def note(self) -> list[str]:
         """What a person should know of a resumed run."""
@@ -102,7 +105,8 @@ def _resume_point(cfg: config.Config, workdir: epath.Path) -> ResumePoint:
         if not step:
             return ResumePoint()
         meta = found.meta(step)
-        return ResumePoint(step, meta.cursor, tuple(check_fits(meta.config, cfg, workdir)))
+        changed = tuple(check_fits(meta.config, cfg, workdir))
+        return ResumePoint(step, meta.cursor, changed, meta.data)
 
 
 def write_config(workdir: epath.Path, cfg: config.Config) -> None:

@@ -9,7 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from torl_jax.data.sources import BadRow, Schema, read, scan
+from torl_jax.data.schemas import Schema
+from torl_jax.data.sources import BadRow, local, read, scan
 from torl_jax.episode import Problem
 from torl_jax.errors import UserError
 
@@ -100,7 +101,7 @@ def test_repeated_ids_are_told_apart(tmp_path: Path) -> None:
         (verl(answer=" \n"), "answer is blank"),
         (verl(answer=True), "answer is a bool"),
         (verl(answer=float("nan")), "answer is a float"),
-        (verl(answer=["2"]), "answer is a list"),
+        (verl(answer=["2", "3"]), "answer is a list"),
         (verl(question=""), "no question"),
         (verl(question=None), "no question"),
         (verl(question="half \ud800"), "half a character"),
@@ -160,9 +161,11 @@ def test_missing_columns_name_what_was_found_and_needed(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         read(tmp_path / "none.parquet")
-    (tmp_path / "a.csv").write_text("a,b\n")
-    with pytest.raises(UserError, match=r"\.parquet or \.jsonl"):
-        read(tmp_path / "a.csv")
+    (tmp_path / "a.txt").write_text("a,b\n")
+    with pytest.raises(UserError, match=r"a\.txt is of no known kind: give \.parquet or \.jsonl"):
+        read(tmp_path / "a.txt")
+    with pytest.raises(UserError, match="is no file: give"):
+        read(tmp_path)
     (tmp_path / "a.parquet").write_text("not parquet")
     with pytest.raises(UserError, match="not readable as parquet"):
         read(tmp_path / "a.parquet")
@@ -178,3 +181,45 @@ def test_wrong_choices_are_named(tmp_path: Path) -> None:
         read(path, "verl2")
     with pytest.raises(UserError, match="'error' or 'skip'"):
         read(path, bad_rows=wrong)
+
+
+def test_several_files_are_one_list_with_ids_of_its_own(tmp_path: Path) -> None:
+    first = jsonl(tmp_path / "a.jsonl", verl(), {"question": "not verl", "answer": "1"}, verl())
+    (tmp_path / "b.csv").write_text("problem,answer\n1+2?,3\n")
+    again = jsonl(tmp_path / "c.jsonl", verl(), verl(answer=""))
+    problems, bad = scan(f"{first}, {tmp_path / 'b.csv'},{again}")
+    assert [p.id for p in problems] == ["sums/train/x", "sums/train/x#2", "b/0", "sums/train/x#3"]
+    assert bad == [BadRow(1, "no question", str(first)), BadRow(1, "no answer", str(again))]
+    with pytest.raises(UserError, match=r"2 of 6 rows .*a\.jsonl row 1: no .*c\.jsonl row 1: no"):
+        read(f"{first},{tmp_path / 'b.csv'},{again}")
+
+
+def test_the_file_that_misbehaves_is_named(tmp_path: Path) -> None:
+    good = jsonl(tmp_path / "a.jsonl", verl())
+    odd = jsonl(tmp_path / "b.jsonl", {"text": "a"})
+    with pytest.raises(UserError, match=r"b\.jsonl has the columns text, but"):
+        read(f"{good},{odd}")
+    with pytest.raises(UserError, match=r"data file .*c\.jsonl does not exist"):
+        read(f"{good},{tmp_path / 'c.jsonl'}")
+    with pytest.raises(UserError, match="data file  does not exist"):
+        read(f"{good},")
+
+
+def test_a_file_with_a_comma_in_its_name_is_one_file(tmp_path: Path) -> None:
+    assert len(read(jsonl(tmp_path / "a,b.jsonl", verl()))) == 1
+
+
+def test_many_files_are_no_name_too_long(tmp_path: Path) -> None:
+    paths = [str(jsonl(tmp_path / f"{n}.jsonl", verl(id=n))) for n in range(40)]
+    paths[1:] = [Path(path).name for path in paths[1:]]
+    with pytest.raises(UserError, match=r"data file 1\.jsonl does not exist"):
+        read(",".join(paths))
+    assert len(read(",".join(str(tmp_path / path) for path in paths))) == 40
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", verl())
+    gone = local(str(path))
+    path.unlink()
+    with pytest.raises(UserError, match=r"a\.jsonl cannot be read \(No such file"), gone.open():
+        pass

@@ -1,5 +1,6 @@
 """A stream's whole state is its cursor; batches and epochs keep their promises."""
 
+import dataclasses
 import subprocess
 import sys
 from collections import Counter
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torl_jax.data.stream import Stream, shuffled, split
+from torl_jax.data.stream import Stream, fingerprint, shuffled, split
 from torl_jax.episode import Problem
 from torl_jax.errors import UserError
 
@@ -85,6 +86,29 @@ def test_a_held_out_question_is_not_trained_on() -> None:
     twice = problems(10) + [Problem(f"again {p.id}", p.question, p.answer) for p in problems(10)]
     train, held = split(twice, 4, seed=0)
     assert not {p.question for p in train} & {p.question for p in held}
+
+
+def test_a_fingerprint_tells_lists_apart() -> None:
+    three = problems(3)
+    changed = dataclasses.replace(three[0], answer="9")
+    lists = [three, three[:2], three[::-1], [changed, *three[1:]]]
+    lists += [
+        [Problem("0", "question 0", "0question 1")],
+        [Problem("0", "question 00", "question 1")],
+    ]
+    assert len({fingerprint(each) for each in lists}) == len(lists)
+    assert fingerprint(three) == GOLDEN_PRINT, "resumed runs would be refused"
+
+
+GOLDEN_PRINT = "4a5fe9ba0b8cf7b3"
+
+
+def test_a_stream_goes_on_with_the_same_problems_only() -> None:
+    before = Stream(problems(3), 0).fingerprint
+    assert before == GOLDEN_PRINT
+    assert Stream(problems(3), 0, cursor=2, before=before).cursor == 2
+    with pytest.raises(UserError, match=r"have changed since the checkpoint .*4a5fe9ba0b8cf7b3"):
+        Stream(problems(4), 0, cursor=2, before=before)
 
 
 def test_what_cannot_be_done_is_said() -> None:

@@ -9,6 +9,8 @@ the last third of the epoch before; so takes of up to a third of the problems ar
 plain slices. A larger take passes over what it already has.
 """
 
+import functools
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,18 +22,32 @@ from torl_jax.errors import UserError
 class Stream:
     """Problems without end, in a new order each epoch.
 
-    `cursor` is how many were taken. Raises UserError where there are no problems.
+    `cursor` is how many were taken, of problems whose fingerprint was `before` (empty: not
+    known). Raises UserError where there are no problems, or no longer the same ones.
     """
 
-    def __init__(self, problems: Sequence[Problem], seed: int, cursor: int = 0) -> None:
+    def __init__(
+        self, problems: Sequence[Problem], seed: int, cursor: int = 0, before: str = ""
+    ) -> None:
         if not problems:
             raise UserError("there are no problems to stream: give a data file with some")
+        if before and before != (now := fingerprint(problems)):
+            raise UserError(
+                f"the training problems have changed since the checkpoint (fingerprint {before}, "
+                f"now {now} of {len(problems)} problems), so its place among them means nothing; "
+                "restore the data, or choose another --workdir"
+            )
         if cursor < 0:
             raise ValueError(f"cursor {cursor} is negative")
         self._problems = problems
         self._seed = seed
         self._cached: tuple[int, np.ndarray] | None = None
         self.cursor = cursor
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """That of the problems."""
+        return fingerprint(self._problems)
 
     @property
     def epoch(self) -> float:
@@ -107,3 +123,13 @@ def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
     """
     words = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(count)
     return np.argsort(words, kind="stable")
+
+
+def fingerprint(problems: Sequence[Problem]) -> str:
+    """16 hex digits of what the problems are, in their order: a cursor means nothing in others."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        for text in (problem.id, problem.question, problem.answer):
+            data = text.encode()
+            digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:16]

@@ -1,14 +1,12 @@
 r"""Is the last \boxed{} of a response equivalent to the gold answer?
 
-    grade(gold, response) = verify(parse(\boxed{gold}), parse(\boxed{answer})), gold first
+    grade(gold, response) = gold is the last box's text, or equivalent to it
 
-where `answer` is what the last box holds and `parse`, `verify` are math-verify's.
-Both sides are wrapped: handed bare LaTeX, that library reads 70\sqrt{2} as 70.
-
-Comparing is symbolic algebra on whatever a model wrote, so it can run for ever,
-eat all memory or crash. It is done in worker processes (`worker.py`) that are
-killed and replaced; such a failure counts as wrong, is logged with the pair and
-never ends the run. Workers that do not start at all are our own failure: raised.
+`equivalence.py` says what that means. Comparing is symbolic algebra on whatever a
+model wrote, so it can run for ever, eat all memory or crash. It is done in worker
+processes (`worker.py`) that are killed and replaced; such a failure counts as wrong,
+is logged with the pair, is kept like any verdict (the same bomb is not tried again)
+and never ends the run. Workers that do not start at all are our own failure: raised.
 """
 
 import atexit
@@ -25,11 +23,12 @@ from pathlib import Path
 
 from sandbox.command import command_pool
 from sandbox.messages import Message
-from sandbox.pool import StartError, WorkerDied, WorkerTimeout
+from sandbox.pool import PoolClosed, StartError, WorkerDied, WorkerTimeout
 
 MAX_ANSWER = 10_000  # characters; a longer answer is wrong unless it is the gold itself
 CACHED = 1 << 15  # pairs whose grade is kept
 OVERTIME = "comparing took more CPU time than"  # a worker's last words
+STARTS = 3  # workers that may end in a row before they were ready
 PATIENCE = 4  # wall seconds per second of CPU time, so that load does not decide grades
 
 BOX = re.compile(r"\\boxed\s*\{")
@@ -44,19 +43,35 @@ class Grade:
     failure: str = ""
 
 
-def last_box(response: str) -> str | None:
-    r"""What the last \boxed{...} holds; None if there is none or it is never closed.
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What the grader makes of a gold answer: read at all, equal to itself; see `Grade.failure`."""
 
-    Of nested boxes the innermost opens last. Linear in the response.
+    parses: bool
+    equal: bool
+    failure: str = ""
+
+
+def last_box(*texts: str) -> str | None:
+    r"""What the last \boxed{...} of `texts` holds; None if there is none or it is never closed.
+
+    No box spans two texts: what a tool printed between them is not there. Of nested
+    boxes the innermost opens last. Linear in the texts.
     """
-    starts = [box.end() for box in BOX.finditer(response)]
-    if not starts:
-        return None
+    for text in reversed(texts):
+        starts = [box.end() for box in BOX.finditer(text)]
+        if starts:
+            return _closed(text, starts[-1])
+    return None
+
+
+def _closed(text: str, start: int) -> str | None:
+    """The text from `start` to the brace that closes it."""
     depth = 1
-    for found in BRACES.finditer(response, starts[-1]):
+    for found in BRACES.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(found.group(), 0)
         if depth == 0:
-            return response[starts[-1] : found.start()]
+            return text[start : found.start()]
     return None
 
 
@@ -76,13 +91,13 @@ class Grader:
         self._grades: dict[tuple[str, str], Future[Grade]] = {}
         self.counts: collections.Counter[str] = collections.Counter()
 
-    def submit(self, gold: str, response: str) -> "Future[Grade]":
-        """The grade of `response`, when it is there.
+    def submit(self, gold: str, *response: str) -> "Future[Grade]":
+        """The grade of a response in one or more texts (see `last_box`), when it is there.
 
         The future raises sandbox.pool.StartError where workers do not start; a closed
         grader raises PoolClosed.
         """
-        gold, answer = gold.strip(), (last_box(response) or "").strip()
+        gold, answer = gold.strip(), (last_box(*response) or "").strip()
         if not gold or not answer:
             return _known(Grade(False))
         if gold == answer:
@@ -96,10 +111,30 @@ class Grader:
                 return future
             if len(self._grades) >= CACHED:
                 del self._grades[next(iter(self._grades))]
-            asked = self._pool.submit({"gold": gold, "answer": answer}, PATIENCE * self._timeout)
+            asked = self._ask({"gold": gold, "answer": answer})
             future = self._grades[gold, answer] = Future()
             future.set_running_or_notify_cancel()  # shared by all who ask: nobody may cancel it
         asked.add_done_callback(functools.partial(self._settle, gold, answer, future))
+        return future
+
+    def submit_check(self, gold: str) -> "Future[Check]":
+        """What a worker makes of a gold answer, without a look at its text alone.
+
+        Raises, and its future raises, as `submit`. Not counted: nothing is graded.
+        """
+        asked = self._ask({"gold": gold.strip()})
+        future: Future[Check] = Future()
+        future.set_running_or_notify_cancel()
+
+        def settle(asked: "Future[Message]") -> None:
+            if (error := asked.exception()) is None:
+                future.set_result(Check(**asked.result()))
+            elif kind := _kind(error):
+                future.set_result(Check(False, False, f"{kind}: {error}"))
+            else:
+                future.set_exception(error)
+
+        asked.add_done_callback(settle)
         return future
 
     def close(self) -> None:
@@ -112,16 +147,37 @@ class Grader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _ask(self, request: Message) -> "Future[Message]":
+        """A worker's reply; one that is killed while it starts is no reason to end a run."""
+        replied: Future[Message] = Future()
+        replied.set_running_or_notify_cancel()
+
+        def submit(starts: int) -> None:
+            asked = self._pool.submit(request, PATIENCE * self._timeout)
+            asked.add_done_callback(functools.partial(hear, starts))
+
+        def hear(starts: int, asked: "Future[Message]") -> None:
+            error = asked.exception()
+            if isinstance(error, StartError) and starts > 1:
+                try:
+                    return submit(starts - 1)
+                except PoolClosed as closed:
+                    error = closed
+            if error is None:
+                return replied.set_result(asked.result())
+            return replied.set_exception(error)
+
+        submit(STARTS)
+        return replied
+
     def _settle(
         self, gold: str, answer: str, future: "Future[Grade]", asked: "Future[Message]"
     ) -> None:
         error = asked.exception()
         if error is None:
             kind, grade = "compared", Grade(asked.result()["correct"])
-        elif isinstance(error, WorkerTimeout) or OVERTIME in str(error):
-            kind, grade = "timeout", Grade(False, f"timeout: {error}")
-        elif isinstance(error, WorkerDied) and not isinstance(error, StartError):
-            kind, grade = "crash", Grade(False, f"crash: {error}")
+        elif kind := _kind(error):
+            grade = Grade(False, f"{kind}: {error}")
         else:
             with self._lock:
                 self._grades.pop((gold, answer), None)
@@ -133,6 +189,14 @@ class Grader:
             pair = f"gold {gold[:200]!r}, answer {answer[:200]!r}"
             logging.warning("grading failed and counts as wrong (%s): %s", grade.failure, pair)
         future.set_result(grade)
+
+
+def _kind(error: BaseException) -> str:
+    """How the pair at hand ended its worker; empty where the failure is not the pair's."""
+    if isinstance(error, WorkerTimeout) or OVERTIME in str(error):
+        return "timeout"
+    died = isinstance(error, WorkerDied) and not isinstance(error, StartError)
+    return "crash" if died else ""
 
 
 def grade(gold: str, response: str) -> bool:

@@ -44,10 +44,13 @@ class Outcome:
         return Score(sum(parts.values()), grade.correct, parts, grade.failure)
 
 
+PLAIN = Outcome()
+
+
 class Grading:
     """Grades the episodes of one rollout as they finish, while others are sampled."""
 
-    def __init__(self, grader: Grader, reward: Outcome = Outcome()) -> None:
+    def __init__(self, grader: Grader, reward: Outcome = PLAIN) -> None:
         self._grader, self._reward = grader, reward
         self._scores: dict[tuple[str, int], Future[Score]] = {}
 
@@ -61,13 +64,13 @@ class Grading:
         return [self._scores[episode.problem.id, episode.sample].result() for episode in episodes]
 
 
-def score(episodes: Sequence[Episode], grader: Grader, reward: Outcome = Outcome()) -> list[Score]:
+def score(episodes: Sequence[Episode], grader: Grader, reward: Outcome = PLAIN) -> list[Score]:
     """The score of each episode, in order; all are graded side by side."""
     waiting = [submit(episode, grader, reward) for episode in episodes]
     return [future.result() for future in waiting]
 
 
-def submit(episode: Episode, grader: Grader, reward: Outcome = Outcome()) -> "Future[Score]":
+def submit(episode: Episode, grader: Grader, reward: Outcome = PLAIN) -> "Future[Score]":
     """The score of one episode when it is there, so that grading overlaps sampling."""
     if episode.end is End.ABORT:
         aborted: Future[Score] = Future()
@@ -77,4 +80,4 @@ def submit(episode: Episode, grader: Grader, reward: Outcome = Outcome()) -> "Fu
     def to_score(grade: Grade) -> Score:
         return reward.score(episode, grade)
 
-    return then(grader.submit(episode.problem.answer, episode.policy_text), to_score)
+    return then(grader.submit(episode.problem.answer, *episode.policy_texts), to_score)

@@ -1,6 +1,7 @@
 r"""The grader's worker process: one symbolic comparison at a time.
 
     request {"gold", "answer"}  ->  reply {"correct"}
+    request {"gold"}            ->  reply {"parses", "equal"}, of the gold and itself
 
 Runs as `python -m torl_jax.rewards.worker SECONDS`. A comparison that takes more
 CPU time than that ends the process; one that Python cannot interrupt is killed by
@@ -13,20 +14,19 @@ import resource
 import signal
 import sys
 
-import math_verify
-
 from sandbox.messages import Message, serve
 from torl_jax.rewards.answer import OVERTIME
+from torl_jax.rewards.equivalence import equivalent, read, same
 
 MEMORY = 2 << 30  # bytes of address space
 
 
-def equivalent(gold: str, answer: str) -> bool:
-    r"""math-verify's verdict on \boxed{gold} and \boxed{answer}."""
-    # Its own limits are alarms that only Python code heeds; ours do not depend on it.
-    wanted = math_verify.parse(f"\\boxed{{{gold}}}", parsing_timeout=0)
-    found = math_verify.parse(f"\\boxed{{{answer}}}", parsing_timeout=0)
-    return math_verify.verify(wanted, found, timeout_seconds=0)
+def reply(request: Message) -> Message:
+    """The reply to one request."""
+    if "answer" in request:
+        return {"correct": equivalent(request["gold"], request["answer"])}
+    gold = read(request["gold"])
+    return {"parses": bool(gold), "equal": same(gold, read(request["gold"]))}
 
 
 def main(seconds: float) -> None:
@@ -40,9 +40,9 @@ def main(seconds: float) -> None:
 
     def handle(request: Message) -> Message:
         signal.setitimer(signal.ITIMER_PROF, seconds)
-        correct = equivalent(request["gold"], request["answer"])
+        made = reply(request)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        return {"correct": correct}
+        return made
 
     equivalent("\\frac{1}{2}x", "0.5x")  # builds the parsers' tables before the first request
     signal.signal(signal.SIGPROF, spent)

@@ -1,8 +1,9 @@
 """Door 2: episodes -> arrays for learning.
 
 Each token is *predicted at* the position of the token before it: row entry t
-holds the input token, and target / mask / log-prob of the token that follows. Episodes are packed into rows of fixed length, first-fit decreasing,
-with segment ids; a packed row trains exactly as its episodes would alone.
+holds the input token, and target / mask / log-prob of the token that follows.
+Episodes are packed into rows of fixed length, first-fit decreasing, with segment
+ids; a packed row trains exactly as its episodes would alone.
 """
 
 import dataclasses

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from torl_jax import config
-from torl_jax.episode import Author, End, Episode, Score
+from torl_jax.episode import End, Episode, Score
 from torl_jax.protocols.blocks import Finder
 from torl_jax.rewards.answer import last_box
 
@@ -51,7 +51,7 @@ def usable(episodes: Sequence[Episode], scores: Sequence[Score], cfg: config.Fil
 
 def void(episode: Episode, blocks: Finder) -> bool:
     """Whether a turn of the policy holds neither a complete block of code nor an answer."""
-    turns = (s.text for s in episode.segments if s.author is Author.POLICY)
     return any(
-        not any(block.closed for block in blocks(turn)) and last_box(turn) is None for turn in turns
+        not any(block.closed for block in blocks(turn)) and last_box(turn) is None
+        for turn in episode.policy_texts
     )

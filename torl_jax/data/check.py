@@ -1,0 +1,202 @@
+r"""Finds gold answers that no answer can be graded against, before anything is trained on them.
+
+    python -m torl_jax.data.check FILE [FILE ...] [--schema=NAME] [--workers=N] [--json]
+
+Every gold must be read by the grader and be equal to itself as an expression, without the
+shortcut that equal text is equal; else only its very spelling would be right. Prints what
+does not, with the rows that the reader refuses. FILE may also be a data set on the hub.
+Exit code 0 whatever is found, 2 for a file that cannot be read.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
+from typing import Any, Literal
+
+from absl import flags
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from torl_jax import cli, logs
+from torl_jax.data import sources
+from torl_jax.data.schemas import SCHEMAS
+from torl_jax.data.sources import BadRow
+from torl_jax.episode import Problem
+from torl_jax.errors import UserError
+from torl_jax.rewards.answer import Check, Grader
+
+# ASCII digits with at most a sign and a decimal point: the parser's grammar has them as one
+# token, which becomes one sympy number, and a number equals itself. So no worker is asked
+# (tests/data/test_check.py asks one). Longer ones reach Python's limit on digits.
+PLAIN = re.compile(r"-?[0-9]{1,200}(?:\.[0-9]{1,200})?")
+NAMED = 5  # golds in an error
+UNREAD, UNEQUAL = "does not parse", "unequal to itself"
+
+Choice = Literal["exclude", "keep", "error"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BadGold:
+    """A problem whose gold answer is of no use to the grader, and why."""
+
+    id: str
+    gold: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was found in a file; `distinct` golds, of which `plain` are mere numbers."""
+
+    file: str
+    problems: int
+    distinct: int
+    plain: int
+    seconds: float
+    bad: list[BadGold]
+    rows: list[BadRow]
+
+
+def golds(
+    problems: Sequence[Problem], grader: Grader, done: Callable[[int, int], None] | None = None
+) -> list[BadGold]:
+    """The problems with a bad gold, in order; each different gold is looked at once.
+
+    `done(golds looked at, of how many)` is called as they come. Raises as Grader.submit.
+    """
+    asked = {}
+    for gold in dict.fromkeys(problem.answer for problem in problems):
+        if not PLAIN.fullmatch(gold.strip()):
+            asked[gold] = grader.submit_check(gold)
+    for count, _ in enumerate(as_completed(asked.values()), start=1):
+        if done is not None:
+            done(count, len(asked))
+    reasons = {gold: _reason(future.result()) for gold, future in asked.items()}
+    return [
+        BadGold(problem.id, problem.answer, reason)
+        for problem in problems
+        if (reason := reasons.get(problem.answer, ""))
+    ]
+
+
+def _reason(check: Check) -> str:
+    if check.failure:
+        return check.failure
+    if not check.parses:
+        return UNREAD
+    return "" if check.equal else UNEQUAL
+
+
+def usable(problems: Sequence[Problem], bad: Sequence[BadGold], choice: Choice) -> list[Problem]:
+    """The problems to train on: without those of `bad`, or with them, by choice.
+
+    Raises UserError where `choice` is "error" and there are any, and where none is left.
+    """
+    if choice == "keep" or not bad:
+        return list(problems)
+    named = "; ".join(f"{gold.id}: {gold.gold[:60]!r} {gold.reason}" for gold in bad[:NAMED])
+    more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    summary = f"{len(bad)} of {len(problems)} gold answers cannot be graded ({named}{more})"
+    if choice == "error":
+        raise UserError(f"{summary}: mend them, or set --config.data.bad_answers=exclude or keep")
+    dropped = {gold.id for gold in bad}
+    left = [problem for problem in problems if problem.id not in dropped]
+    if not left:
+        raise UserError(f"{summary}, so no problem is left: mend them")
+    return left
+
+
+def inspect(
+    file: str,
+    grader: Grader,
+    schema: str = "auto",
+    done: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Everything wrong with a file. Raises UserError where it cannot be read."""
+    problems, rows = sources.scan(file, schema)
+    start = time.monotonic()
+    bad = golds(problems, grader, done)
+    distinct = {problem.answer.strip() for problem in problems}
+    plain = sum(bool(PLAIN.fullmatch(gold)) for gold in distinct)
+    seconds = time.monotonic() - start
+    return Report(file, len(problems), len(distinct), plain, seconds, bad, rows)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """A report for scripts."""
+    return dataclasses.asdict(report)
+
+
+def show(reports: Sequence[Report], console: Console) -> None:
+    """A table of all files, and a list of what is wrong in each."""
+    table = Table(box=box.SIMPLE)
+    for head in ("file", "problems", "refused rows", "different golds", "plain numbers"):
+        table.add_column(head, justify="left" if head == "file" else "right", overflow="fold")
+    for head in ("bad golds", "why", "seconds"):
+        table.add_column(head, justify="left" if head == "why" else "right")
+    for report in reports:
+        why = collections.Counter(gold.reason.partition(":")[0] for gold in report.bad)
+        counts = [report.problems, len(report.rows), report.distinct, report.plain, len(report.bad)]
+        table.add_row(
+            Text(report.file),
+            *map(str, counts),
+            ", ".join(f"{count} {reason}" for reason, count in why.items()) or "-",
+            f"{report.seconds:.1f}",
+        )
+    console.print(table)
+    for report in reports:
+        for row in report.rows:
+            _line(console, report.file, f"row {row.row}", row.reason)
+        for gold in report.bad:
+            _line(console, report.file, gold.id, f"gold {gold.gold[:200]!r}: {gold.reason}")
+
+
+def _line(console: Console, file: str, where: str, what: str) -> None:
+    text = Text.assemble((file, "dim"), "  ", (where, "cyan"), "  ", what)
+    console.print(text, soft_wrap=True)
+
+
+def main(argv: list[str]) -> None:
+    """The entry point."""
+    options = flags.FLAGS
+    if not argv:
+        raise UserError("no file: give one or more, see --help")
+    reports = []
+    with (
+        Grader(options.workers, options.timeout) as grader,
+        logs.progress_bar(Console(stderr=True)) as progress,
+    ):
+        for file in argv:
+            task = progress.add_task(os.path.basename(file), total=None)
+            reports.append(
+                inspect(
+                    file,
+                    grader,
+                    options.schema,
+                    lambda count, total, task=task: progress.update(
+                        task, completed=count, total=total
+                    ),
+                )
+            )
+    if options.json:
+        print(json.dumps([to_json(report) for report in reports], indent=1))
+    else:
+        show(reports, Console(width=None if sys.stdout.isatty() else 160, highlight=False))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("schema", "auto", f"Layout of the files: auto, {', '.join(SCHEMAS)}.")
+    flags.DEFINE_integer(
+        "workers", os.cpu_count() or 1, "Processes that look at golds.", lower_bound=1
+    )
+    flags.DEFINE_float("timeout", 5.0, "CPU seconds that one gold may take.", lower_bound=0.01)
+    flags.DEFINE_bool("json", False, "Print a list of objects, one a file, for scripts.")
+    cli.run(main, __doc__ or "")

@@ -1,0 +1,164 @@
+"""The problems of a run: read, unlike those held out, gradable, and of a length that fits.
+
+    found = problems.read(cfg)
+    found = problems.gradable(cfg, found, workdir, first_start)
+    found = problems.fitting(cfg, found, rollout)
+
+What is dropped on the way is counted in `notes`, for people.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+from typing import Literal
+
+from etils import epath
+from rich.console import Console
+
+from torl_jax import benchmarks as published
+from torl_jax import config, logs, record
+from torl_jax.data import arithmetic, check, clean, sources, stream
+from torl_jax.episode import Problem
+from torl_jax.errors import UserError
+from torl_jax.parallel import multihost
+from torl_jax.rewards.answer import Grader
+from torl_jax.rollout import Rollout, admissible
+
+# Synthetic training problems before they repeat; more than any quickstart run takes.
+TRAIN_PROBLEMS = 20_000
+# Held-out problems are the same in every run, whatever its seed.
+EVAL_SEED = 1
+GOLDS = "bad_answers.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problems:
+    """Disjoint lists, and what a person should know of them."""
+
+    training: list[Problem]
+    held_out: list[Problem]
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def check_paths(cfg: config.Data) -> None:
+    """UserError for a file that is not there or of no known kind."""
+    for key, path in (("path", cfg.path), ("eval_path", cfg.eval_path)):
+        if path:
+            try:
+                sources.check(path)
+            except UserError as error:
+                raise UserError(f"config.data.{key}: {error}") from None
+
+
+def read(cfg: config.Config) -> Problems:
+    """What the config names; training problems are cleaned of those that are like one held out,
+    of the whole `eval_path` or of `path` itself, or like one of a benchmark.
+    """
+    data, sets = cfg.data, benchmarks(cfg)
+    if data.source == "arithmetic":
+        families = data.families or tuple(arithmetic.FAMILIES)
+        return Problems(
+            arithmetic.problems(cfg.run.seed, 0, TRAIN_PROBLEMS, families),
+            arithmetic.problems(EVAL_SEED, 0, data.eval_problems, families, held_out=True),
+        )
+    if not data.path:
+        raise UserError(
+            "no data: set --config.data.path=FILE (parquet, jsonl, json or csv) or to a data set "
+            "on the hub (OWNER/NAME:FILE)"
+        )
+    found = sources.read(data.path, "auto", data.bad_rows, data.columns)
+    found, notes = clean.dedup(found, data.dedup)
+    if data.eval_path:
+        training, held_out = found, sources.read(data.eval_path, "auto", data.bad_rows)
+    else:
+        training, held_out = stream.split(found, data.eval_problems, cfg.run.seed)
+        if same := len(found) - len(training) - len(held_out):
+            notes.append(f"{same} training problems dropped: they ask a held-out question")
+    asked = list(held_out)
+    for each in sets:
+        asked += [dataclasses.replace(problem, source=each.name) for problem in each.problems]
+    training, near = clean.decontaminate(training, asked, data.decontaminate)
+    return Problems(training, held_out[: data.eval_problems], [*notes, *near])
+
+
+def benchmarks(cfg: config.Config) -> list[published.Benchmark]:
+    """The benchmarks of `config.eval.benchmarks`; files are read once a process."""
+    return list(_benchmarks(cfg.eval.benchmarks, cfg.data.bad_rows))
+
+
+@functools.cache
+def _benchmarks(
+    names: tuple[str, ...], bad_rows: Literal["error", "skip"]
+) -> tuple[published.Benchmark, ...]:
+    return tuple(published.read(names, bad_rows=bad_rows)) if names else ()
+
+
+def gradable(cfg: config.Config, found: Problems, workdir: epath.Path, again: bool) -> Problems:
+    """Without the training problems whose gold answer is unequal to itself, or with them, by
+    choice. Held-out ones stay: a benchmark is whole.
+
+    Where the run goes on (`again`) it does with what was found at its start, in
+    workdir/bad_answers.json: a comparison that took too long may not, the next time.
+    """
+    if cfg.data.source != "file":
+        return found
+    path = workdir / GOLDS
+    if again and path.exists():
+        bad = [check.BadGold(**line) for line in json.loads(path.read_text())]
+    else:
+        bad = _bad(cfg, [*found.training, *found.held_out])
+        if multihost.first():
+            lines = json.dumps([dataclasses.asdict(gold) for gold in bad], indent=1)
+            record.replace(path, lines.encode())
+    ids = {problem.id for problem in found.training}
+    mine = [gold for gold in bad if gold.id in ids]
+    training = check.usable(found.training, mine, cfg.data.bad_answers)
+    notes = list(found.notes)
+    done = "dropped" if cfg.data.bad_answers == "exclude" else "kept"
+    for name, whose, fate in (
+        ("training", mine, done),
+        ("held-out", [gold for gold in bad if gold.id not in ids], "kept"),
+    ):
+        if whose:
+            notes.append(
+                f"{len(whose)} {name} problems {fate}: their gold answers cannot be graded "
+                f"({GOLDS}; {whose[0].id}: {whose[0].gold[:60]!r} {whose[0].reason})"
+            )
+    return Problems(training, found.held_out, notes)
+
+
+def _bad(cfg: config.Config, asked: list[Problem]) -> list[check.BadGold]:
+    """The problems with a bad gold; each host looks at its share."""
+    own = [asked[i] for i in multihost.share(range(len(asked)))]
+    console = Console(stderr=True, quiet=not multihost.first())
+    workers = max(cfg.reward.workers, os.cpu_count() or 1)
+    with (
+        Grader(workers, cfg.reward.timeout) as grader,
+        logs.progress_bar(console) as progress,
+    ):
+        task = progress.add_task("gold answers", total=None)
+        bad = check.golds(
+            own, grader, lambda count, total: progress.update(task, completed=count, total=total)
+        )
+    return [gold for part in multihost.exchange(bad) for gold in part]
+
+
+def fitting(cfg: config.Config, found: Problems, rollout: Rollout) -> Problems:
+    """Those whose prompts fit; ToRL drops the others likewise."""
+    kept, notes = [], list(found.notes)
+    limit = f"config.sampler.max_prompt={rollout.max_prompt} tokens"
+    for name, problems in (("training", found.training), ("held-out", found.held_out)):
+        fit, dropped = admissible(rollout, problems)
+        if problems and not fit:
+            raise UserError(f"all {len(problems)} {name} prompts are longer than {limit}; raise it")
+        if dropped:
+            count = f"{len(dropped)} of {len(problems)} {name} problems"
+            notes.append(f"{count} dropped: prompt longer than {limit}")
+        kept.append(fit)
+    if len(kept[0]) < cfg.rl.problems_per_step:
+        raise UserError(
+            f"{len(kept[0])} training problems; config.rl.problems_per_step asks for "
+            f"{cfg.rl.problems_per_step}"
+        )
+    return Problems(kept[0], kept[1], notes)

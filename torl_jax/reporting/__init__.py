@@ -1,0 +1,1 @@
+"""Pictures and pages of finished or running runs; words world, no jax."""

@@ -53,6 +53,10 @@ def get_config(argument: str = "") -> Any:
 
 
 def smoke(c: Any) -> None:
-    """As ToRL's; two small minibatches a rollout."""
+    """As ToRL's; two small minibatches a rollout. Random weights write neither code nor answers,
+    so that the filters would leave nothing.
+    """
     torl_7b.smoke(c)
     c.rl.minibatches = 2
+    c.filters.void = c.filters.overlong = "keep"
+    c.filters.accuracy_low, c.filters.accuracy_high = 0.0, 1.0

@@ -117,10 +117,12 @@ def test_bad_golds_are_looked_for_once_and_dropped_or_kept(tmp_path: Path) -> No
     found = problems.gradable(cfg, problems.read(cfg), workdir, again=False)
     assert ids(found.training) == ["a/0", "a/4"]
     assert "1 training problems dropped" in found.notes[-1] and "a/bad" in found.notes[-1]
-    (line,) = json.loads((tmp_path / problems.GOLDS).read_text())
+    written = json.loads((tmp_path / problems.RECORD).read_text())
+    ((line,), ()) = written["bad_answers"]
     assert line["id"] == "a/bad" and line["reason"] == "unequal to itself"
     # A run that goes on believes its record: a time-out may not repeat itself.
-    (tmp_path / problems.GOLDS).write_text(json.dumps([line | {"id": "a/4", "gold": "56"}]))
+    written["bad_answers"] = [[line | {"id": "a/4", "gold": "56"}], []]
+    (tmp_path / problems.RECORD).write_text(json.dumps(written))
     found = problems.gradable(cfg, problems.read(cfg), workdir, again=True)
     assert ids(found.training) == ["a/0", "a/bad"]
     kept = parse(path=path, eval_problems=0, bad_answers="keep")
@@ -132,7 +134,26 @@ def test_bad_golds_are_looked_for_once_and_dropped_or_kept(tmp_path: Path) -> No
 
 
 def test_a_held_out_problem_stays_whatever_its_gold(tmp_path: Path) -> None:
-    path, other = save(tmp_path / "a.jsonl", *rows(0)), save(tmp_path / "b.jsonl", BAD)
+    (tmp_path / "b").mkdir()
+    good = {"id": "bad", "question": "How much is 3 times 3?", "answer": "9"}
+    # One name for two files, and for a row of each: golds are not told apart by ids.
+    path, other = save(tmp_path / "a.jsonl", good), save(tmp_path / "b" / "a.jsonl", BAD)
     cfg = parse(path=path, eval_path=other, eval_problems=1, bad_answers="error")
     found = problems.gradable(cfg, problems.read(cfg), epath.Path(tmp_path), again=False)
-    assert ids(found.held_out) == ["b/bad"] and "1 held-out problems kept" in found.notes[-1]
+    assert ids(found.held_out) == ids(found.training) == ["a/bad"]
+    assert "1 held-out problems kept" in found.notes[-1]
+
+
+def test_other_held_out_problems_are_another_run(tmp_path: Path) -> None:
+    path, other = save(tmp_path / "a.jsonl", *rows(0)), save(tmp_path / "b.jsonl", *rows(4, 5))
+    cfg, workdir = parse(path=path, eval_path=other, eval_problems=2), epath.Path(tmp_path)
+    problems.gradable(cfg, problems.read(cfg), workdir, again=False)
+    problems.gradable(cfg, problems.read(cfg), workdir, again=True)
+    save(tmp_path / "b.jsonl", *rows(4))
+    with pytest.raises(UserError, match="held-out problems have changed"):
+        problems.gradable(cfg, problems.read(cfg), workdir, again=True)
+
+
+def test_a_file_for_a_source_that_reads_none_is_refused(path: str) -> None:
+    with pytest.raises(UserError, match=r"data\.source=file"):
+        problems.read(parse(source="arithmetic", path=path))

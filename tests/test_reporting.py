@@ -227,7 +227,7 @@ def test_runs_of_a_name_are_one_line_with_a_band():
     found = [run("one", rows(6, 0.2)), run("two", rows(6, 0.4)), run("two", rows(8, 0.6))]
     figure = overlay.compare(found, NEVER)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["one", "two (n = 2, mean and range)"]
+    assert names == ["one", "two (n = 2, mean and range, smoothed)"]
     axes = panel(figure, "Code ratio")
     assert said(axes) == "0.200 | 0.500" and len(axes.collections) == 1
     (band,) = axes.collections

@@ -49,7 +49,7 @@ class Data:
     bad_rows: Literal["error", "skip"] = "error"
     bad_answers: Literal["exclude", "keep", "error"] = "exclude"  # golds unequal to themselves
     dedup: bool = False  # a question asked twice is kept once
-    decontaminate: int = 13  # words in a row shared with a held-out question; 0: not looked for
+    decontaminate: int = 13  # words in a row, and 60 %, shared with one held out; 0: no look
     families: tuple[str, ...] = ()  # arithmetic only; empty: all of them
 
 

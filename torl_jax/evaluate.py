@@ -10,8 +10,9 @@ Benchmarks are read from `--files=DIR`, from NAME=FILE, or else from the hub.
 
 One sample a problem is greedy, as in the paper; several are drawn at temperature 1 and
 give avg@n, pass@k and maj@k. Each call budget of `--calls` is evaluated in turn, with its
-own prompt. `--out` gets results.md, results.json and every generation (generations-*.jsonl).
-The same command goes on where a killed one stopped, to the same results.
+own prompt where the recipe sets none. `--out` gets results.md, results.json and every
+generation (generations-*.jsonl). The same command goes on where a killed one stopped, to
+the same results.
 
 A problem whose prompt is longer than `--max_prompt` counts as wrong, and so does an
 episode that our own failure ended, until the same command makes it again.
@@ -35,12 +36,14 @@ from rich.console import Console
 
 from torl_jax import benchmarks, cli, config, policy, record
 from torl_jax.benchmarks import Benchmark
+from torl_jax.data import check
 from torl_jax.errors import Interrupted, UserError
 from torl_jax.evaluation import Mode
 from torl_jax.exam import Round, sample, say
 from torl_jax.interrupt import StopSignal
 from torl_jax.journal import Journal, settle
 from torl_jax.logs import strict_json
+from torl_jax.rewards.answer import Grader
 from torl_jax.scoreboard import (
     Answered,
     Reference,
@@ -161,7 +164,7 @@ def evaluate(options: Options, fallback: config.Config | None, stop: StopSignal)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(options.out))
         settle(options.out, settings(options, cfg, found.params, suite))
-        notes = [line for b in suite for line in b.notes()]
+        notes = [line for b in suite for line in (*b.notes(), *ungradable(b, cfg.reward))]
         rounds = []
         for calls in options.calls or (cfg.protocol.calls,):
             journals = {
@@ -178,6 +181,15 @@ def evaluate(options: Options, fallback: config.Config | None, stop: StopSignal)
             sample(rounds, found, options.mode, options.seed, stop, console)
         answered = {each.calls: each.answered(options.mode.samples) for each in rounds}
     report(options, found, suite, answered, notes, console)
+
+
+def ungradable(of: Benchmark, cfg: config.Reward) -> list[str]:
+    """A line on the gold answers that only their very spelling is equal to."""
+    with Grader(cfg.workers, cfg.timeout) as grader:
+        bad = check.golds(of.problems, grader)
+    named = "; ".join(f"{gold.id}: {gold.gold[:60]!r} {gold.reason}" for gold in bad[:3])
+    count = f"{of.name}: {len(bad)} gold answers cannot be graded but by their spelling ({named})"
+    return [count] if bad else []
 
 
 def settings(

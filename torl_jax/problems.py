@@ -29,7 +29,7 @@ from torl_jax.rollout import Rollout, admissible
 TRAIN_PROBLEMS = 20_000
 # Held-out problems are the same in every run, whatever its seed.
 EVAL_SEED = 1
-GOLDS = "bad_answers.json"
+RECORD = "problems.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,11 @@ def read(cfg: config.Config) -> Problems:
     of the whole `eval_path` or of `path` itself, or like one of a benchmark.
     """
     data, sets = cfg.data, benchmarks(cfg)
+    if data.source == "arithmetic" and (data.path or data.eval_path):
+        raise UserError(
+            "config.data.path or eval_path is given, but config.data.source is 'arithmetic', which "
+            "reads no file: add --config.data.source=file"
+        )
     if data.source == "arithmetic":
         families = data.families or tuple(arithmetic.FAMILIES)
         return Problems(
@@ -99,33 +104,36 @@ def gradable(cfg: config.Config, found: Problems, workdir: epath.Path, again: bo
     choice. Held-out ones stay: a benchmark is whole.
 
     Where the run goes on (`again`) it does with what was found at its start, in
-    workdir/bad_answers.json: a comparison that took too long may not, the next time.
+    workdir/problems.json: a comparison that took too long may not, the next time. UserError
+    where other problems are held out than then.
     """
     if cfg.data.source != "file":
         return found
-    path = workdir / GOLDS
+    path, now = workdir / RECORD, stream.fingerprint(found.held_out) if found.held_out else ""
     if again and path.exists():
-        bad = [check.BadGold(**line) for line in json.loads(path.read_text())]
-    else:
-        bad = _bad(cfg, [*found.training, *found.held_out])
-        if multihost.first():
-            lines = json.dumps([dataclasses.asdict(gold) for gold in bad], indent=1)
-            record.replace(path, lines.encode())
-    ids = {problem.id for problem in found.training}
-    mine = [gold for gold in bad if gold.id in ids]
-    training = check.usable(found.training, mine, cfg.data.bad_answers)
-    notes = list(found.notes)
-    done = "dropped" if cfg.data.bad_answers == "exclude" else "kept"
-    for name, whose, fate in (
-        ("training", mine, done),
-        ("held-out", [gold for gold in bad if gold.id not in ids], "kept"),
-    ):
-        if whose:
-            notes.append(
-                f"{len(whose)} {name} problems {fate}: their gold answers cannot be graded "
-                f"({GOLDS}; {whose[0].id}: {whose[0].gold[:60]!r} {whose[0].reason})"
+        before = json.loads(path.read_text())
+        if before["held_out"] != now:
+            raise UserError(
+                f"the held-out problems have changed since {workdir} was begun (fingerprint "
+                f"{before['held_out']}, now {now}), and its curve would be of both; restore them, "
+                "or choose another --workdir"
             )
-    return Problems(training, found.held_out, notes)
+        bad = [[check.BadGold(**gold) for gold in golds] for golds in before["bad_answers"]]
+    else:
+        bad = [_bad(cfg, asked) for asked in (found.training, found.held_out)]
+        if multihost.first():
+            golds = [[dataclasses.asdict(gold) for gold in each] for each in bad]
+            text = json.dumps({"held_out": now, "bad_answers": golds}, indent=1)
+            record.replace(path, text.encode())
+    training = check.usable(found.training, bad[0], cfg.data.bad_answers)
+    done = "dropped" if cfg.data.bad_answers == "exclude" else "kept"
+    notes = [
+        f"{len(golds)} {name} problems {fate}: their gold answers cannot be graded ({RECORD}; "
+        f"{golds[0].id}: {golds[0].gold[:60]!r} {golds[0].reason})"
+        for name, golds, fate in (("training", bad[0], done), ("held-out", bad[1], "kept"))
+        if golds
+    ]
+    return Problems(training, found.held_out, [*found.notes, *notes])
 
 
 def _bad(cfg: config.Config, asked: list[Problem]) -> list[check.BadGold]:

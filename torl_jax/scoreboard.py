@@ -255,7 +255,7 @@ class Reference:
 def accuracy_sheet(title: str, found: Standings, reference: Reference) -> Sheet:
     """Accuracy with its interval and what the episodes did; one line a set."""
     n = next(iter(found.values())).samples
-    head = ("n", f"avg@{n}" if n > 1 else "accuracy", "95 %", "code", "pass", "tokens")
+    head = ("n", f"avg@{n}" if n > 1 else "accuracy", "95 % CI", "code", "pass", "tokens")
     columns = ("", *head, "cut", "lost", *reference.names)
     names = [name for name in found if name != MEAN and "/" not in name]
     rows = []

@@ -98,6 +98,11 @@ class Trainer:
         keep = self.kept(chosen)
         batches = self.batches(state, chosen, keep)
         state, stats = self.learner.update(state, batches) if batches else (state, {})
+        if not batches:
+            self.writer.line(
+                f"step {step + 1}: nothing is trained on, config.filters leaves no episode "
+                f"({chosen.sampled} groups in {chosen.rollouts} rollouts)"
+            )
         if not math.isfinite(stats.get("grad_norm", 0.0)):
             raise UserError(
                 f"step {step + 1}: the gradient is not finite (loss {stats['loss']}); nothing "

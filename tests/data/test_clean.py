@@ -86,7 +86,7 @@ def test_a_phrase_alone_is_no_held_out_question() -> None:
     kept, (line,) = decontaminate(rows, held, 13)
     assert kept == rows
     assert line.startswith("none of 1 training problems is like one of 1 held out")
-    assert line.endswith("1 more share 13 words in a row only, and are kept")
+    assert line.endswith("1 share 13 words in a row only, and are kept")
 
 
 def test_words_in_a_row_are_needed_too() -> None:
@@ -131,4 +131,4 @@ def test_math_against_the_evaluation_sets(shared) -> None:
         ("amc23_test.jsonl", 0, 10),
     ]:
         kept, (line,) = decontaminate(training, sources.read(data / name), 13)
-        assert len(training) - len(kept) == dropped and f"; {phrases} more share" in line
+        assert len(training) - len(kept) == dropped and f"; {phrases} share" in line

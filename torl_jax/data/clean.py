@@ -1,11 +1,12 @@
 """What is taken out of training data: questions asked twice, and those of the evaluation sets.
 
-Decontamination is that of Qwen2.5 (arXiv 2412.15115): a training problem is dropped where it
-shares n words in a row with a held-out question *and* the longest common subsequence of their
-words is at least 0.6 of the shorter one. The second condition is needed: competition problems
-end in the same words ("... where m and n are relatively prime positive integers. Find m + n"),
-so that 13 words in a row alone would drop 70 of MATH's training problems for AIME 2024, none of
-which is one of its 30. A question shorter than n words counts where it is equal as a whole.
+Decontamination follows Qwen2.5's (arXiv 2412.15115), with words in a row where that takes words
+in the same order: a training problem is dropped where it shares n words in a row with a
+held-out question *and* the longest common subsequence of their words is at least 0.6 of the
+shorter one. The second condition is needed: competition problems end in the same words ("...
+where m and n are relatively prime positive integers. Find m + n"), so that 13 words in a row
+alone would drop 70 of MATH's training problems for AIME 2024, none of which is one of its 30. A
+question shorter than n words counts where it is equal as a whole.
 
 Words are runs of letters and digits, in lower case; marks and spacing do not count.
 """
@@ -93,7 +94,7 @@ def decontaminate(
         )
     if not kept:
         raise UserError(f"{line}, and no problem is left to train on")
-    more = f"; {phrases} more share {n} words in a row only, and are kept" if phrases else ""
+    more = f"; {phrases} share {n} words in a row only, and are kept" if phrases else ""
     return kept, [line + more]
 
 

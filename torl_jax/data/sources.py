@@ -77,7 +77,7 @@ def read(
         more = f", and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
         summary += f" ({'; '.join(map(str, bad[:LISTED]))}{more})"
     if bad and bad_rows == "error":
-        raise UserError(f"{summary}: mend them, or pass over them (--config.data.bad_rows=skip)")
+        raise UserError(f"{summary}: mend them, or pass over them (bad_rows=skip)")
     if not problems:
         raise UserError(f"{summary}, so no problem is left: give a file with problems")
     logging.warning("%s; skipped", summary)

@@ -220,7 +220,7 @@ def legend(figure: Figure, groups: Sequence[Group]) -> None:
     """Names the colours above the panels, with the number of seeds."""
     handles = []
     for one in groups:
-        seeds = f" (n = {len(one.runs)}, mean and range)" if len(one.runs) > 1 else ""
+        seeds = f" (n = {len(one.runs)}, mean and range, smoothed)" if len(one.runs) > 1 else ""
         handles.append(Line2D([], [], color=one.color, lw=2.4, label=words(one.name) + seeds))
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(LEFT / figure.get_figwidth(), 1.0),

@@ -41,6 +41,7 @@ class Round:
     suite: Sequence[Benchmark]
     journals: Mapping[str, Journal]
     too_long: frozenset[str]  # ids
+    longest: int  # tokens of the longest prompt that fits
 
     @classmethod
     def of(
@@ -56,9 +57,10 @@ class Round:
         problems = [problem for b in suite for problem in b.problems]
         prompts = [parts.protocol(markup).prompt(problem) for problem in problems]
         lengths = parts.tokenizer(cfg.model).lengths(prompts)
-        pairs = zip(problems, lengths, strict=True)
-        too_long = [p.id for p, length in pairs if length > cfg.sampler.max_prompt]
-        return cls(cfg, calls, suite, journals, frozenset(too_long))
+        fits = [length <= cfg.sampler.max_prompt for length in lengths]
+        too_long = frozenset(p.id for p, fit in zip(problems, fits, strict=True) if not fit)
+        longest = max((n for n, fit in zip(lengths, fits, strict=True) if fit), default=1)
+        return cls(cfg, calls, suite, journals, too_long, longest)
 
     @property
     def missing(self) -> list[Problem]:
@@ -138,7 +140,12 @@ def sample(
     ways = max(devices.size // cfg.sampler.tp, 1)
     # By all there is to do, not by what is left: a resume must not change shapes.
     most = min(cfg.sampler.slots, max(each.size for each in rounds) * mode.samples)
-    sampler = dataclasses.replace(cfg.sampler, slots=-(-most // ways) * ways)
+    sampler = dataclasses.replace(
+        cfg.sampler,
+        slots=-(-most // ways) * ways,
+        # Room in the cache that no prompt takes would only make steps slower.
+        max_prompt=max(each.longest for each in rounds),
+    )
     over = parts.sampling_mesh(sampler, policy.shape, devices)
     params = placed(policy.params, parts.DTYPES[cfg.model.dtype], over)
     model = parts.transformer(cfg, policy.shape).clone(mesh=over)

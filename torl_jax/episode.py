@@ -126,11 +126,6 @@ class Episode:
         return tuple(s.text for s in self.segments if s.author is Author.POLICY)
 
     @property
-    def policy_text(self) -> str:
-        """All that the policy wrote."""
-        return "\n".join(self.policy_texts)
-
-    @property
     def response_text(self) -> str:
         """Everything after the prompt, tool text included."""
         return "".join(s.text for s in self.segments if s.author is not Author.PROMPT)

@@ -175,12 +175,13 @@ def tool_times(episodes: Iterable[Episode]) -> dict[str, float]:
 def read(episode: Episode, score: Score, blocks: Finder) -> Response:
     """Counts what a finished episode holds."""
     turns = [segment for segment in episode.segments if segment.author is Author.POLICY]
-    answer = answer_at(episode.policy_text)
-    opened: list[int] = []  # where in policy_text
-    offset = 0
+    opened: list[int] = []  # where, if the turns stood one behind another
+    answer, offset = None, 0
     for turn in turns:
         opened += [offset + block.start for block in blocks(turn.text)]
-        offset += len(turn.text) + 1  # policy_text joins turns with a newline
+        if (at := answer_at(turn.text)) is not None:
+            answer = offset + at
+        offset += len(turn.text)
     tools = [segment for segment in episode.segments if segment.author is Author.TOOL]
     return Response(
         correct=bool(score.correct),

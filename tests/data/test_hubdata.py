@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import urllib.parse
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -16,6 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tests.serving import serving
 from torl_jax.data import hubdata
 from torl_jax.data.readers import READERS
 from torl_jax.data.sources import check
@@ -136,13 +136,8 @@ class Done(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server():
-    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=listening.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    with contextlib.closing(listening.socket):
+    with serving(Hub) as listening:
         yield listening
-        listening.shutdown()
-        thread.join()
 
 
 @pytest.fixture

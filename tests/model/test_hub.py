@@ -1,6 +1,5 @@
 """Models by name, fetched from a small server of our own by the real client, in processes."""
 
-import contextlib
 import dataclasses
 import hashlib
 import http.server
@@ -15,6 +14,7 @@ from typing import ClassVar, NamedTuple
 
 import pytest
 
+from tests.serving import serving
 from torl_jax.errors import UserError
 from torl_jax.model import hub
 
@@ -134,13 +134,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def server():
     """The class that answers; its `requests` are those of this test."""
     Hub.requests, Hub.cut, Hub.stall, Hub.down = [], False, None, False
-    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=listening.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    with contextlib.closing(listening.socket):
+    with serving(Hub) as listening:
         yield listening
-        listening.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -154,7 +154,8 @@ def annotate(params, batch: TrainBatch, *, objective: Objective) -> jax.Array:
 
 def divergence(batch: TrainBatch, *, estimator: str, count: int) -> jax.Array:
     """[count] float32: each episode's estimate of KL(old || reference), summed over its tokens."""
+    # Where nothing is trained both are 0, and equal log-probs have no divergence.
     logp = jnp.where(batch.mask > 0, batch.old_logp, 0.0)
     ref_logp = jnp.where(batch.mask > 0, batch.ref_logp, 0.0)
-    tokens = batch.mask * rl_loss.KL[estimator](logp, ref_logp)
+    tokens = rl_loss.KL[estimator](logp, ref_logp)
     return jnp.zeros(count, jnp.float32).at[batch.episode].add(tokens)

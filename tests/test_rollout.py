@@ -244,7 +244,7 @@ class Held(Stateless):
 
     def submit(self, call):
         future = Future()
-        self.waiting.append((call.code, future))
+        self.waiting.append((call.text, future))
         return future
 
     def release(self, order):

@@ -24,7 +24,20 @@ from torl_jax.record import remote
 
 METRICS = ("eval/accuracy", "eval/greedy_accuracy")
 # What a resumed run may not change: other values would silently make another experiment.
-FIXED = ("model", "data", "protocol", "sampler", "reward", "filters", "rl", "optimizer")
+FIXED = (
+    "model",
+    "data",
+    "protocol",
+    "sampler",
+    "tools",
+    "reward",
+    "toolrl",
+    "filters",
+    "rl",
+    "critic",
+    "sft",
+    "optimizer",
+)
 # Keys of these that change speed only, or that people do change on purpose.
 FREE = (
     "model.attention",
@@ -38,6 +51,8 @@ FREE = (
     "sampler.fsdp",
     "sampler.tp",
     "sampler.deadline",
+    "tools.workers",
+    "critic.lr",
     "optimizer.lr",
     "optimizer.offload",
 )

@@ -33,12 +33,17 @@ class End(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A question with its gold answer; `id` is unique within its source."""
+    """A question with its gold answer; `id` is unique within its source.
+
+    `system`: what a conversation's system message says, where the data have one (the
+    tools of this problem, for ToolRL).
+    """
 
     id: str
     question: str
     answer: str
     source: str = ""
+    system: str = ""
 
     @property
     def key(self) -> int:
@@ -71,9 +76,9 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """What the policy asked a tool to do."""
+    """What the policy asked a tool to do, as it wrote it: a program, or lines of JSON."""
 
-    code: str
+    text: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -292,7 +292,7 @@ def episode_row(episode: Episode, score: Score) -> dict[str, Any]:
         ],
         "turns": [
             {
-                "code": turn.call.code if turn.call else None,
+                "code": turn.call.text if turn.call else None,
                 "status": turn.observation.status if turn.observation else None,
                 "passed": turn.observation.passed if turn.observation else None,
                 "seconds": finite(turn.observation.seconds) if turn.observation else None,

@@ -20,7 +20,7 @@ def code_of(turn: str) -> str:
     """The program that the protocol finds in a turn, without its last newline."""
     call = PROTOCOL.call(turn)
     assert call is not None
-    return call.code.removesuffix("\n")
+    return call.text.removesuffix("\n")
 
 
 def turns(document: corpus.Document) -> list[tuple[str, str]]:

@@ -27,16 +27,16 @@ class Slow:
         self.open_now -= 1
 
     def submit(self, call: Call) -> "Future[Observation]":
-        self.seen.append(call.code)
+        self.seen.append(call.text)
         future: Future[Observation] = Future()
 
         def answer():
-            if call.code == "fail":
+            if call.text == "fail":
                 future.set_exception(OSError("gone"))
             else:
-                future.set_result(Observation(call.code, True, "ok"))
+                future.set_result(Observation(call.text, True, "ok"))
 
-        threading.Timer(0.0 if call.code == "fail" else float(call.code), answer).start()
+        threading.Timer(0.0 if call.text == "fail" else float(call.text), answer).start()
         return future
 
 

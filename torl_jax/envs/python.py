@@ -76,7 +76,7 @@ class Programs:
 
     def submit(self, call: Call) -> "Future[Observation]":
         """What the program did, in words; the future raises SandboxError for our failures."""
-        return promised(lambda: then(self._submit(call.code), self._observe))
+        return promised(lambda: then(self._submit(call.text), self._observe))
 
     def close(self) -> None:
         """Nothing: nothing was kept."""
@@ -94,7 +94,7 @@ class Notebook:
 
         def run() -> "Future[Observation]":
             self._cells = self._cells or self._start()
-            return then(self._cells.submit(call.code), self._observe)
+            return then(self._cells.submit(call.text), self._observe)
 
         return promised(run)
 

@@ -28,11 +28,11 @@ class RecordedEnv:
 
     def submit(self, call: Call) -> "Future[Observation]":
         """A finished future. Raises UnknownCallError at once for code not recorded."""
-        if call.code not in self._observations:
+        if call.text not in self._observations:
             raise UnknownCallError(
-                f"no observation is recorded for the code {call.code!r} "
+                f"no observation is recorded for the code {call.text!r} "
                 f"({len(self._observations)} others are)"
             )
         future: Future[Observation] = Future()
-        future.set_result(self._observations[call.code])
+        future.set_result(self._observations[call.text])
         return future

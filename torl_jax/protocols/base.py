@@ -32,7 +32,11 @@ class Protocol(Interface):
         ...
 
     def blocks(self, turn_text: str) -> list[Block]:
-        """The blocks of code that the turn opens, in order, to be run or not."""
+        """The blocks of code (or of tool calls) that the turn opens, in order, run or not."""
+        ...
+
+    def answer_at(self, turn_text: str) -> int | None:
+        """Where the turn's last complete final answer begins; None without one."""
         ...
 
     def call(self, turn_text: str) -> Call | None:

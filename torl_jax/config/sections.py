@@ -1,18 +1,10 @@
-"""Typed configuration, checked once at the door.
-
-`configs/*.py` are `ml_collections` programs; `parse` turns their ConfigDict into
-the frozen dataclasses below. An unknown key, a wrong type or an impossible value
-is a UserError that names the legal keys; below this door nothing calls `.get`.
-"""
+"""The sections of a config: every key with its type, its default and what it means."""
 
 import dataclasses
-import difflib
-import math
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from torl_jax.errors import UserError
+from torl_jax.config import bounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +27,13 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Problems: synthetic `arithmetic`, or rows of parquet, jsonl or csv files.
+    """Problems: invented `arithmetic` or `tools`, or rows of parquet, jsonl, json or csv files.
 
     `path`: files, or data sets on the hub (OWNER/NAME, OWNER/NAME:FILE), separated by commas.
     `columns` of a layout that is not known: "{'question': 'QUERY', 'answer': 'GOLD'}".
     """
 
-    source: Literal["arithmetic", "file"] = "file"
+    source: Literal["arithmetic", "tools", "file"] = "file"
     path: str = ""
     eval_path: str = ""  # empty: eval problems are held out of `path`
     eval_problems: int = 128
@@ -55,8 +47,14 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """ToRL's markup; an empty prompt is the paper's own, for `calls` 0 one without a tool."""
+    """How a policy calls tools.
 
+    torl: fenced Python; an empty prompt is the paper's own, for `calls` 0 one without a tool.
+    toolrl: JSON in a tool block, the data's messages by the tokenizer's chat template; with
+    `calls` 0 an episode is one turn, as in the paper, otherwise calls are carried out by `tools`.
+    """
+
+    markup: Literal["torl", "toolrl"] = "torl"
     prompt: str = ""
     calls: int = 1
     past: Literal["text", "end"] = "text"  # beyond `calls`: write on, or end where one is asked for
@@ -103,15 +101,50 @@ class SandboxConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reward:
-    """+1 / -1 by the grader, and what is added to it."""
+class Tools:
+    """What a live ToolRL policy can call (`protocol.calls` above 0), for real.
 
+    `files`: Python files, OpenAPI documents, MCP servers; see docs/tools.md.
+    """
+
+    files: tuple[str, ...] = ()
+    workers: int = 2
+    timeout: float = 10.0  # seconds a call
+    limit: int = 1024  # characters of a result
+    environment: tuple[str, ...] = ()  # names of variables that the tools may see
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+    """answer: +1 / -1 by the grader, and what is added to it. toolrl: see that section."""
+
+    kind: Literal["answer", "toolrl"] = "answer"
     workers: int = 1
     timeout: float = 5.0  # seconds an answer
     execution: float = 0.0  # added where code did not execute; the paper tried -0.5
     execution_rule: Literal["fixed", "compat"] = "fixed"  # compat: also where there is no code
     overlong: float = 0.0  # added at the full length, from 0 at `overlong_buffer` tokens before
     overlong_buffer: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ToolRl:
+    """ToolRL's reward (arXiv 2504.13958): format and correctness of tool calls; docs/toolrl.md.
+
+    Each switch is one of the release's; they combine in its order.
+    """
+
+    length: bool = False  # adds a reward for long thoughts
+    dynamic_length: bool = False  # whose target grows; needs `length`
+    equal_max: bool = False  # correctness in -1 .. 1
+    two_stage: bool = False  # format first, correctness after step 30
+    dynamic_scale: bool = False  # from format to correctness, smoothly
+    refined: bool = False  # names and keys as ordered lists, all or nothing
+    intermediate: bool = False  # a call is right as a whole or not at all
+    coarse: bool = False  # all calls are right or nothing is
+    matching: Literal["greedy", "optimal"] = "greedy"  # released; of the paper
+    schedule: Literal["released", "paper"] = "released"  # constants of steps; shares of the run
+    gold_thoughts: Literal["keep", "drop"] = "keep"  # drop: golds with thoughts that name tags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +166,16 @@ class Filters:
 
 @dataclasses.dataclass(frozen=True)
 class Rl:
-    """The algorithm (GRPO): group sizes, clip, KL and entropy."""
+    """The algorithm: group sizes, advantages, clip, KL and entropy.
 
+    grpo: relative to the group. gdpo: each part of the reward by itself, then over the batch
+    (arXiv 2601.05242). gae: PPO with a critic (arXiv 1506.02438, 1707.06347).
+    """
+
+    estimator: Literal["grpo", "gdpo", "gae"] = "grpo"
+    gamma: float = 1.0  # gae: discount a token
+    lam: float = 1.0  # gae: 1 is the whole return, 0 one step
+    whiten: bool = True  # gae: advantages of mean 0 and variance 1 over the step's tokens
     problems_per_step: int = 128
     group_size: int = 16
     minibatches: int = 1  # optimiser steps an epoch
@@ -149,11 +190,27 @@ class Rl:
 
 
 @dataclasses.dataclass(frozen=True)
+class Critic:
+    """PPO's value function: a second decoder, begun from the policy's, with a scalar head.
+
+    Its optimiser is the policy's but for `lr`.
+    """
+
+    lr: float = 1e-5
+    warmup: int = 0  # steps at the start in which it learns alone
+    clip: float = 0.5  # how far a value counts as moved from the one before the step; 0: any
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW with a constant rate after `warmup` steps; `moments`: the first moment's precision."""
+    """AdamW; after `warmup` steps a constant rate, or a cosine to 0 within `decay` more.
+
+    `moments`: the first moment's precision.
+    """
 
     lr: float = 1e-6
     warmup: int = 0
+    decay: int = 0  # 0: constant
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -161,6 +218,15 @@ class Optimizer:
     clip_norm: float = 1.0
     moments: Literal["float32", "bfloat16"] = "float32"
     offload: bool = False  # keep the optimiser's state in the hosts' memory between updates
+
+
+@dataclasses.dataclass(frozen=True)
+class Sft:
+    """Supervised fine-tuning (`python -m torl_jax.sft`), whose steps follow from the epochs."""
+
+    epochs: int = 3
+    examples_per_step: int = 16
+    warmup: float = 0.1  # share of the steps; the rest is a cosine to 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,9 +293,13 @@ class Config:
     protocol: Protocol = Protocol()
     sampler: Sampler = Sampler()
     sandbox: SandboxConfig = SandboxConfig()
+    tools: Tools = Tools()
     reward: Reward = Reward()
+    toolrl: ToolRl = ToolRl()
     filters: Filters = Filters()
     rl: Rl = Rl()
+    critic: Critic = Critic()
+    sft: Sft = Sft()
     optimizer: Optimizer = Optimizer()
     mesh: Mesh = Mesh()
     learner: Learner = Learner()
@@ -238,157 +308,4 @@ class Config:
     run: Run = Run()
 
     def __post_init__(self) -> None:
-        for path in POSITIVE:
-            _need(self, path, lambda x: x > 0, "a number above 0")
-        for path in NOT_NEGATIVE:
-            _need(self, path, lambda x: x >= 0, "0 or more")
-        sampler, rl = self.sampler, self.rl
-        _need(self, "sampler.top_p", lambda x: 0 < x <= 1, "above 0, at most 1")
-        _need(self, "sampler.temperature", lambda x: x > 0, "above 0: training samples by chance")
-        for key in ("optimizer.b1", "optimizer.b2"):
-            _need(self, key, lambda x: 0 <= x < 1, "at least 0, below 1")
-        _need(self, "sampler.ladder", lambda x: x and min(x) > 0, "numbers above 0")
-        longest = sampler.max_prompt + sampler.max_response
-        _need(
-            self,
-            "learner.row_tokens",
-            lambda x: x >= longest,
-            f"at least sampler.max_prompt + sampler.max_response = {longest}, an episode's length",
-        )
-        _need(
-            self,
-            "rl.minibatches",
-            lambda x: rl.problems_per_step % x == 0,
-            f"a divisor of rl.problems_per_step = {rl.problems_per_step}",
-        )
-        _need(self, "rl.group_size", lambda x: x >= 2, "at least 2: GRPO compares samples")
-        _need(self, "rl.dual_clip", lambda x: x == 0 or x > 1, "0 (none) or above 1")
-        _need(self, "sandbox.lost", lambda x: 0 <= x <= 1, "a share, 0 to 1")
-        for key in ("reward.execution", "reward.overlong"):
-            _need(self, key, lambda x: x <= 0, "0 or less: a penalty")
-        high = self.filters.accuracy_high
-        _need(self, "filters.accuracy_high", lambda x: 0 <= x <= 1, "a share, 0 to 1")
-        _need(
-            self,
-            "filters.accuracy_low",
-            lambda x: 0 <= x <= high,
-            f"0 to filters.accuracy_high = {high}",
-        )
-        _need(
-            self,
-            "reward.overlong_buffer",
-            lambda x: x <= sampler.max_response,
-            f"at most sampler.max_response = {sampler.max_response}",
-        )
-
-
-POSITIVE = (
-    "sampler.slots",
-    "sampler.max_prompt",
-    "sampler.max_response",
-    "sampler.segment",
-    "sampler.extend_rows",
-    "sampler.fsdp",
-    "sampler.tp",
-    "sandbox.workers",
-    "sandbox.timeout",
-    "sandbox.memory_mb",
-    "reward.workers",
-    "reward.timeout",
-    "rl.problems_per_step",
-    "rl.minibatches",
-    "rl.epochs",
-    "filters.rounds",
-    "eval.samples",
-    "learner.microbatch_rows",
-    "learner.head_chunk",
-    "optimizer.lr",
-    "optimizer.clip_norm",
-    "eval.every",
-    "checkpoint.every",
-    "checkpoint.keep",
-    "run.steps",
-    "run.dump_every",
-)
-NOT_NEGATIVE = (
-    "sandbox.cores",
-    "data.eval_problems",
-    "data.decontaminate",
-    "protocol.calls",
-    "reward.overlong_buffer",
-    "sampler.top_k",
-    "sampler.deadline",
-    "rl.clip_low",
-    "rl.clip_high",
-    "rl.kl_coef",
-    "optimizer.warmup",
-    "optimizer.eps",
-    "optimizer.weight_decay",
-    "run.seed",
-    "run.dump_episodes",
-)
-
-
-def _need(config: Config, path: str, holds: Callable[[Any], Any], expected: str) -> None:
-    section, key = path.split(".")
-    value = getattr(getattr(config, section), key)
-    if not holds(value):
-        raise UserError(f"config.{path} is {value!r}; expected {expected}")
-
-
-def parse(raw: Mapping[str, Any]) -> Config:
-    """A ConfigDict (or nested dict) as a checked Config; UserError on any misfit."""
-    return _parse(Config, raw, "config")
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """Plain nested dicts and lists, for JSON; `parse` reads them back."""
-    return dataclasses.asdict(config)
-
-
-def unknown_key(path: str, key: str, legal: list[str]) -> UserError:
-    """The error for a key that does not exist, naming the nearest that does."""
-    near = difflib.get_close_matches(key, legal, n=1)
-    hint = f"did you mean {path}.{near[0]}? " if near else ""
-    return UserError(f"unknown key {path}.{key}; {hint}legal keys: {', '.join(sorted(legal))}")
-
-
-def _parse(kind: type, raw: Mapping[str, Any], path: str) -> Any:
-    if not isinstance(raw, Mapping) and not hasattr(raw, "items"):
-        raise UserError(f"{path} is {raw!r}; expected a group of keys")
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for key, value in raw.items():
-        if key not in fields:
-            raise unknown_key(path, key, list(fields))
-        values[key] = _value(hints[key], value, f"{path}.{key}")
-    return kind(**values)
-
-
-def _value(hint: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _parse(hint, value, path)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in args:
-            raise UserError(f"{path} is {value!r}; expected one of {', '.join(map(repr, args))}")
-        return value
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, (tuple, list)):
-            raise UserError(f"{path} is {value!r}; expected a tuple of {args[0].__name__}")
-        return tuple(_value(args[0], item, path) for item in value)
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping) and not hasattr(value, "items"):
-            raise UserError(f"{path} is {value!r}; expected a group of keys")
-        # As JSON gives it back: a resumed run must find its own config unchanged.
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise UserError(f"{path} is {value}; expected a finite number")
-        return float(value)
-    if not isinstance(value, kind := typing.cast(type, hint)) or (
-        kind is int and isinstance(value, bool)
-    ):
-        raise UserError(f"{path} is {value!r}; expected {kind.__name__}")
-    return value
+        bounds.check(self)

@@ -1,0 +1,123 @@
+"""What values are possible: bounds of single keys, and relations between them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torl_jax.errors import UserError
+
+POSITIVE = (
+    "sampler.slots",
+    "sampler.max_prompt",
+    "sampler.max_response",
+    "sampler.segment",
+    "sampler.extend_rows",
+    "sampler.fsdp",
+    "sampler.tp",
+    "sandbox.workers",
+    "sandbox.timeout",
+    "sandbox.memory_mb",
+    "tools.workers",
+    "tools.timeout",
+    "tools.limit",
+    "reward.workers",
+    "reward.timeout",
+    "rl.problems_per_step",
+    "rl.group_size",
+    "rl.minibatches",
+    "rl.epochs",
+    "filters.rounds",
+    "eval.samples",
+    "critic.lr",
+    "sft.epochs",
+    "sft.examples_per_step",
+    "learner.microbatch_rows",
+    "learner.head_chunk",
+    "optimizer.lr",
+    "optimizer.clip_norm",
+    "eval.every",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "run.steps",
+    "run.dump_every",
+)
+NOT_NEGATIVE = (
+    "sandbox.cores",
+    "data.eval_problems",
+    "data.decontaminate",
+    "protocol.calls",
+    "reward.overlong_buffer",
+    "sampler.top_k",
+    "sampler.deadline",
+    "rl.clip_low",
+    "rl.clip_high",
+    "rl.kl_coef",
+    "critic.warmup",
+    "critic.clip",
+    "optimizer.warmup",
+    "optimizer.decay",
+    "optimizer.eps",
+    "optimizer.weight_decay",
+    "run.seed",
+    "run.dump_episodes",
+)
+
+
+def check(config: Any) -> None:
+    """UserError for the first impossible value of a `Config`."""
+    for path in POSITIVE:
+        _need(config, path, lambda x: x > 0, "a number above 0")
+    for path in NOT_NEGATIVE:
+        _need(config, path, lambda x: x >= 0, "0 or more")
+    sampler, rl = config.sampler, config.rl
+    _need(config, "sampler.top_p", lambda x: 0 < x <= 1, "above 0, at most 1")
+    _need(config, "sampler.temperature", lambda x: x > 0, "above 0: training samples by chance")
+    for key in ("optimizer.b1", "optimizer.b2"):
+        _need(config, key, lambda x: 0 <= x < 1, "at least 0, below 1")
+    _need(config, "sampler.ladder", lambda x: x and min(x) > 0, "numbers above 0")
+    longest = sampler.max_prompt + sampler.max_response
+    _need(
+        config,
+        "learner.row_tokens",
+        lambda x: x >= longest,
+        f"at least sampler.max_prompt + sampler.max_response = {longest}, an episode's length",
+    )
+    _need(
+        config,
+        "rl.minibatches",
+        lambda x: rl.problems_per_step % x == 0,
+        f"a divisor of rl.problems_per_step = {rl.problems_per_step}",
+    )
+    if rl.estimator != "gae":
+        _need(config, "rl.group_size", lambda x: x >= 2, "at least 2: groups compare samples")
+    for key in ("rl.gamma", "rl.lam", "sft.warmup", "sandbox.lost"):
+        _need(config, key, lambda x: 0 <= x <= 1, "a share, 0 to 1")
+    _need(
+        config,
+        "toolrl.dynamic_length",
+        lambda x: config.toolrl.length or not x,
+        "toolrl.length too: without it there is no target to grow",
+    )
+    _need(config, "rl.dual_clip", lambda x: x == 0 or x > 1, "0 (none) or above 1")
+    for key in ("reward.execution", "reward.overlong"):
+        _need(config, key, lambda x: x <= 0, "0 or less: a penalty")
+    high = config.filters.accuracy_high
+    _need(config, "filters.accuracy_high", lambda x: 0 <= x <= 1, "a share, 0 to 1")
+    _need(
+        config,
+        "filters.accuracy_low",
+        lambda x: 0 <= x <= high,
+        f"0 to filters.accuracy_high = {high}",
+    )
+    _need(
+        config,
+        "reward.overlong_buffer",
+        lambda x: x <= sampler.max_response,
+        f"at most sampler.max_response = {sampler.max_response}",
+    )
+
+
+def _need(config: Any, path: str, holds: Callable[[Any], Any], expected: str) -> None:
+    section, key = path.split(".")
+    value = getattr(getattr(config, section), key)
+    if not holds(value):
+        raise UserError(f"config.{path} is {value!r}; expected {expected}")

@@ -22,9 +22,9 @@ from torl_jax.episode import (
     Segment,
     Turn,
 )
-from torl_jax.metrics import Ratio, answer_at, mean, rollout_ratios, rollout_stats, tool_times
-from torl_jax.protocols.blocks import BLOCKS
-from torl_jax.rewards.answer import BOX, BRACES, last_box
+from torl_jax.metrics import Ratio, mean, rollout_ratios, rollout_stats, tool_times
+from torl_jax.protocols.torl import ToRL
+from torl_jax.rewards.boxes import BOX, BRACES, box_at, last_box
 from torl_jax.sampler.engine import Tally
 
 PREFIX = "rollout/"
@@ -173,8 +173,8 @@ def test_what_is_left_after_filters_has_a_prefix_of_its_own():
 def test_what_counts_as_code_is_the_protocols_to_say():
     text = "``` Python\nprint(2)\n```\n\\boxed{2}"
     one = [episode("a", 0, End.EOS, segment(Author.POLICY, text, 5))]
-    for blocks, written in ((BLOCKS["compat"], 0.0), (BLOCKS["tolerant"], 1.0)):
-        assert rollout_stats(one, [Score(1.0, True)], blocks)["rollout/code_ratio"] == written
+    for markup, written in ((ToRL(), 0.0), (ToRL(extraction="tolerant"), 1.0)):
+        assert rollout_stats(one, [Score(1.0, True)], markup)["rollout/code_ratio"] == written
 
 
 def test_an_unclosed_block_is_written_but_makes_no_turn_whole():
@@ -315,9 +315,9 @@ def closes(text: str, start: int) -> bool:
 def test_an_answer_is_the_last_box_that_closes(pieces: list[str]):
     text = "".join(pieces)
     closed = [box.start() for box in BOX.finditer(text) if closes(text, box.end())]
-    assert answer_at(text) == max(closed, default=None)
+    assert box_at(text) == max(closed, default=None)
     if last_box(text) is not None:  # then the grader reads the same one
-        assert answer_at(text) == [box.start() for box in BOX.finditer(text)][-1]
+        assert box_at(text) == [box.start() for box in BOX.finditer(text)][-1]
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_an_answer_is_the_last_box_that_closes(pieces: list[str]):
     ],
 )
 def test_where_an_answer_stands(text: str, place: int | None):
-    assert answer_at(text) == place
+    assert box_at(text) == place
 
 
 @settings(deadline=None)

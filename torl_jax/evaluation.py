@@ -16,9 +16,10 @@ from torl_jax.benchmarks import MEAN, Benchmark
 from torl_jax.crew import Crew
 from torl_jax.episode import End, Episode, Problem, Score
 from torl_jax.metrics import rollout_stats
-from torl_jax.protocols.blocks import Finder
+from torl_jax.protocols.base import Protocol
 from torl_jax.rewards import outcome
-from torl_jax.rewards.answer import Grade, Grader, last_box
+from torl_jax.rewards.answer import Grade, Grader
+from torl_jax.rewards.boxes import last_box
 from torl_jax.rollout import Rollout, admissible
 from torl_jax.sampler.engine import Engine
 from torl_jax.sampler.sampling import Settings
@@ -76,12 +77,12 @@ def run(
         graded: dict[str, list[tuple[Episode, Score]]] = {}
         for episode, score in zip(harvest.episodes, harvest.scores, strict=True):
             graded.setdefault(episode.problem.id, []).append((episode, score))
-        blocks = crew.rollout.protocol.blocks
+        markup = crew.rollout.protocol
         if problems:
-            row |= _held_out(prefix, [graded[problem.id] for problem in problems], blocks)
+            row |= _held_out(prefix, [graded[problem.id] for problem in problems], markup)
         found = {
             b.name: [
-                answered(crew.grader, graded[problem.id], blocks)
+                answered(crew.grader, graded[problem.id], markup)
                 if problem.id in graded
                 else too_long(problem, mode.samples)
                 for problem in b.problems
@@ -95,11 +96,11 @@ def run(
 
 
 def _held_out(
-    prefix: str, groups: Sequence[Sequence[tuple[Episode, Score]]], blocks: Finder
+    prefix: str, groups: Sequence[Sequence[tuple[Episode, Score]]], markup: Protocol
 ) -> dict[str, float]:
     def stats(some: Sequence[Sequence[tuple[Episode, Score]]]) -> dict[str, float]:
         pairs = [pair for group in some for pair in group]
-        return rollout_stats([e for e, _ in pairs], [s for _, s in pairs], blocks)
+        return rollout_stats([e for e, _ in pairs], [s for _, s in pairs], markup)
 
     whole = stats(groups)
     row = {f"eval/{prefix}{name}": whole[f"rollout/{name}"] for name in SHARED}
@@ -154,7 +155,7 @@ def collect(
     def settle(pairs: Sequence[tuple[Episode, Future[Score]]]) -> None:
         ordered = sorted(pairs, key=lambda pair: pair[0].sample)
         graded = [(episode, score.result()) for episode, score in ordered]
-        reduced = answered(grader, graded, rollout.protocol.blocks)
+        reduced = answered(grader, graded, rollout.protocol)
         on_settled(([e for e, _ in graded], [s for _, s in graded], reduced))
 
     def finish(episode: Episode) -> None:
@@ -176,13 +177,13 @@ def collect(
             future.result()
 
 
-def answered(grader: Grader, graded: Sequence[tuple[Episode, Score]], blocks: Finder) -> Answered:
+def answered(grader: Grader, graded: Sequence[tuple[Episode, Score]], markup: Protocol) -> Answered:
     """A problem's graded episodes, reduced to what is counted."""
     answers = [final(episode) for episode, _ in graded]
     groups = votes(grader.submit, answers, [score.correct for _, score in graded])
     problem = graded[0][0].problem
     samples = [
-        Sample.of(episode, score, vote, blocks)
+        Sample.of(episode, score, vote, markup)
         for (episode, score), vote in zip(graded, groups, strict=True)
     ]
     return Answered(problem.id, problem.source, tuple(samples))

@@ -51,9 +51,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from torl_jax.episode import Author, End, Episode, Observation, Score
-from torl_jax.protocols.blocks import BLOCKS, Finder
-from torl_jax.rewards.answer import BOX, BRACES
+from torl_jax.protocols.base import Protocol
+from torl_jax.protocols.torl import ToRL
 from torl_jax.rl import filters
+
+TORL = ToRL()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,19 +108,19 @@ class Response:
 def rollout_ratios(
     episodes: Sequence[Episode],
     scores: Sequence[Score],
-    blocks: Finder = BLOCKS["compat"],
+    markup: Protocol = TORL,
     prefix: str = "rollout/",
 ) -> dict[str, Ratio]:
     """What one batch of episodes did, as ratios that add over batches; see the module's table.
 
-    `blocks`: where code stands in what the policy wrote in one turn (`Protocol.blocks`).
+    `markup` says where code and answers stand in what the policy wrote in one turn.
 
     Pre: a problem's episodes are all in the same batch, or the figures of groups count
     its parts as groups of their own.
     """
     pairs = list(zip(episodes, scores, strict=True))
     done = [(episode, score) for episode, score in pairs if episode.end is not End.ABORT]
-    responses = [read(episode, score, blocks) for episode, score in done]
+    responses = [read(episode, score, markup) for episode, score in done]
     ends = {f"end_{end.value}": mean(episode.end is end for episode, _ in pairs) for end in End}
     figures = {
         "reward": mean(score.total for _, score in done),
@@ -144,11 +146,11 @@ def rollout_ratios(
 def rollout_stats(
     episodes: Sequence[Episode],
     scores: Sequence[Score],
-    blocks: Finder = BLOCKS["compat"],
+    markup: Protocol = TORL,
     prefix: str = "rollout/",
 ) -> dict[str, float]:
     """The values of `rollout_ratios`; nan where there was nothing to count."""
-    ratios = rollout_ratios(episodes, scores, blocks, prefix)
+    ratios = rollout_ratios(episodes, scores, markup, prefix)
     return {name: ratio.value for name, ratio in ratios.items()}
 
 
@@ -172,14 +174,14 @@ def tool_times(episodes: Iterable[Episode]) -> dict[str, float]:
     }
 
 
-def read(episode: Episode, score: Score, blocks: Finder) -> Response:
+def read(episode: Episode, score: Score, markup: Protocol) -> Response:
     """Counts what a finished episode holds."""
     turns = [segment for segment in episode.segments if segment.author is Author.POLICY]
     opened: list[int] = []  # where, if the turns stood one behind another
     answer, offset = None, 0
     for turn in turns:
-        opened += [offset + block.start for block in blocks(turn.text)]
-        if (at := answer_at(turn.text)) is not None:
+        opened += [offset + block.start for block in markup.blocks(turn.text)]
+        if (at := markup.answer_at(turn.text)) is not None:
             answer = offset + at
         offset += len(turn.text)
     tools = [segment for segment in episode.segments if segment.author is Author.TOOL]
@@ -188,7 +190,7 @@ def read(episode: Episode, score: Score, blocks: Finder) -> Response:
         written=len(opened),
         answered=answer is not None,
         early=0 if answer is None else sum(start < answer for start in opened),
-        void=filters.void(episode, blocks),
+        void=filters.void(episode, markup),
         calls=len(episode.turns),
         ran=tuple(observations(episode)),
         actions=tuple(len(turn.tokens) for turn in turns),
@@ -216,27 +218,6 @@ def behaviour(responses: Sequence[Response]) -> dict[str, Ratio]:
 def observations(episode: Episode) -> list[Observation]:
     """What came back from the blocks of `episode` that were executed."""
     return [turn.observation for turn in episode.turns if turn.observation is not None]
-
-
-def answer_at(text: str) -> int | None:
-    r"""Where the last complete \boxed{...} of `text` begins; None without one.
-
-    A box is what the grader takes for one; unlike the grader's, this search goes on
-    past a last box that is never closed. Linear in the text.
-    """
-    boxes = {box.end() - 1: box.start() for box in BOX.finditer(text)}
-    if not boxes:
-        return None
-    unclosed: list[int | None] = []  # for each open brace the box that it opens, if any
-    last = None
-    for brace in BRACES.finditer(text):
-        if brace.group() == "{":
-            unclosed.append(boxes.get(brace.start()))
-        elif brace.group() == "}" and unclosed:
-            start = unclosed.pop()
-            if start is not None:
-                last = start if last is None else max(last, start)
-    return last
 
 
 def groups(pairs: Iterable[tuple[Episode, Score]]) -> dict[str, Ratio]:

@@ -28,7 +28,7 @@ from torl_jax.benchmarks import MEAN
 from torl_jax.episode import Episode, Score
 from torl_jax.logs import finite
 from torl_jax.metrics import Ratio, rollout_ratios
-from torl_jax.protocols.blocks import Finder
+from torl_jax.protocols.base import Protocol
 
 # What is told of a set's episodes besides accuracy; as in `metrics.rollout_ratios`.
 BEHAVIOUR = (
@@ -50,9 +50,9 @@ class Sample:
     behaviour: Mapping[str, Ratio] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, episode: Episode, score: Score, vote: int | None, blocks: Finder) -> "Sample":
-        """From a graded episode; `blocks` as for `rollout_ratios`."""
-        ratios = rollout_ratios([episode], [score], blocks, prefix="")
+    def of(cls, episode: Episode, score: Score, vote: int | None, markup: Protocol) -> "Sample":
+        """From a graded episode; `markup` as for `rollout_ratios`."""
+        ratios = rollout_ratios([episode], [score], markup, prefix="")
         return cls(bool(score.correct), vote, {name: ratios[name] for name in BEHAVIOUR})
 
 

@@ -169,8 +169,8 @@ class Trainer:
                 "sandbox or raise config.sampler.deadline: the same command goes on from the last "
                 "checkpoint"
             )
-        blocks = self.crew.rollout.protocol.blocks
-        return filters.trained(episodes, chosen.usable, blocks, self.cfg.filters)
+        markup = self.crew.rollout.protocol
+        return filters.trained(episodes, chosen.usable, markup, self.cfg.filters)
 
     def batches(
         self, state: TrainState, chosen: dynamic.Step, keep: np.ndarray
@@ -209,13 +209,13 @@ class Trainer:
 
     def figures(self, chosen: dynamic.Step, keep: np.ndarray, harvest: Harvest) -> dict[str, float]:
         """What the policy did: in all that was sampled, and in what is trained on."""
-        blocks = self.crew.rollout.protocol.blocks
+        markup = self.crew.rollout.protocol
         pairs = zip(chosen.episodes, chosen.scores, keep, strict=True)
         trained = [(episode, score) for episode, score, kept in pairs if kept]
         episodes, scores = [e for e, _ in trained], [s for _, s in trained]
         return (
-            rollout_stats(harvest.episodes, harvest.scores, blocks)
-            | rollout_stats(episodes, scores, blocks, prefix="trained/")
+            rollout_stats(harvest.episodes, harvest.scores, markup)
+            | rollout_stats(episodes, scores, markup, prefix="trained/")
             | {
                 "rollout/rollouts": float(chosen.rollouts),
                 "rollout/groups": float(chosen.sampled),

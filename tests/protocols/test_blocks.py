@@ -33,7 +33,7 @@ def test_what_is_run(name: str) -> None:
     turn, strict, kind = CASES[name]
     for extraction, wanted in (("compat", strict), ("tolerant", kind)):
         found = ToRL(extraction=extraction).call(turn + STOP)
-        assert (found.code if found else "") == wanted, extraction
+        assert (found.text if found else "") == wanted, extraction
 
 
 def test_every_block_is_listed_closed_or_not() -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from sandbox.command import CommandWorker
 from sandbox.pool import PoolClosed, StartError, WorkerError
-from torl_jax.rewards.answer import Check, Grade, Grader, grade, last_box
+from torl_jax.rewards.answer import Check, Grade, Grader, grade
+from torl_jax.rewards.boxes import last_box
 
 LATEX = (r"\frac", r"\sqrt", r"\text{", r"\left(", r"\begin{pmatrix}", r"\boxed{", r"\pi", r"\%")
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from torl_jax.config import Filters
 from torl_jax.episode import Author, End, Episode, Problem, Score, Segment
-from torl_jax.protocols.blocks import BLOCKS
+from torl_jax.protocols.torl import ToRL
 from torl_jax.rl import filters
 
-COMPAT = BLOCKS["compat"]
+COMPAT = ToRL()
 
 
 def episode(end=End.EOS, *turns):

@@ -23,6 +23,7 @@ from typing import Literal
 from torl_jax.episode import Call, Observation, Problem
 from torl_jax.errors import UserError
 from torl_jax.protocols.blocks import BLOCKS, Block, last_code
+from torl_jax.rewards.boxes import box_at
 
 STOP = "```output"
 QUESTION = "{question}"
@@ -86,6 +87,10 @@ class ToRL:
     def blocks(self, turn_text: str) -> list[Block]:
         """The Python blocks that the turn opens, in order."""
         return BLOCKS[self.extraction](turn_text)
+
+    def answer_at(self, turn_text: str) -> int | None:
+        """Where the last complete box begins."""
+        return box_at(turn_text)
 
     def call(self, turn_text: str) -> Call | None:
         """The code of the turn's last Python block; None if that is unclosed or blank."""

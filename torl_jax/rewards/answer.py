@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import logging
 import os
-import re
 import sys
 import threading
 from concurrent.futures import Future
@@ -24,15 +23,13 @@ from pathlib import Path
 from sandbox.command import command_pool
 from sandbox.messages import Message
 from sandbox.pool import PoolClosed, StartError, WorkerDied, WorkerTimeout
+from torl_jax.rewards.boxes import last_box
 
 MAX_ANSWER = 10_000  # characters; a longer answer is wrong unless it is the gold itself
 CACHED = 1 << 15  # pairs whose grade is kept
 OVERTIME = "comparing took more CPU time than"  # a worker's last words
 STARTS = 3  # workers that may end in a row before they were ready
 PATIENCE = 4  # wall seconds per second of CPU time, so that load does not decide grades
-
-BOX = re.compile(r"\\boxed\s*\{")
-BRACES = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is not a brace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,29 +47,6 @@ class Check:
     parses: bool
     equal: bool
     failure: str = ""
-
-
-def last_box(*texts: str) -> str | None:
-    r"""What the last \boxed{...} of `texts` holds; None if there is none or it is never closed.
-
-    No box spans two texts: what a tool printed between them is not there. Of nested
-    boxes the innermost opens last. Linear in the texts.
-    """
-    for text in reversed(texts):
-        starts = [box.end() for box in BOX.finditer(text)]
-        if starts:
-            return _closed(text, starts[-1])
-    return None
-
-
-def _closed(text: str, start: int) -> str | None:
-    """The text from `start` to the brace that closes it."""
-    depth = 1
-    for found in BRACES.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(found.group(), 0)
-        if depth == 0:
-            return text[start : found.start()]
-    return None
 
 
 class Grader:

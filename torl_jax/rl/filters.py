@@ -16,8 +16,7 @@ import numpy as np
 
 from torl_jax import config
 from torl_jax.episode import End, Episode, Score
-from torl_jax.protocols.blocks import Finder
-from torl_jax.rewards.answer import last_box
+from torl_jax.protocols.base import Protocol
 
 
 def counted(episodes: Sequence[Episode], cfg: config.Filters) -> np.ndarray:
@@ -27,14 +26,14 @@ def counted(episodes: Sequence[Episode], cfg: config.Filters) -> np.ndarray:
 
 
 def trained(
-    episodes: Sequence[Episode], usable_P: np.ndarray, blocks: Finder, cfg: config.Filters
+    episodes: Sequence[Episode], usable_P: np.ndarray, markup: Protocol, cfg: config.Filters
 ) -> np.ndarray:
     """bool [E], given the P groups' usability."""
     keep = counted(episodes, cfg) & np.repeat(usable_P, len(episodes) // max(len(usable_P), 1))
     if cfg.overlong == "mask":
         keep &= np.asarray([episode.end is not End.LENGTH for episode in episodes], bool)
     if cfg.void == "mask":
-        keep &= np.asarray([not void(episode, blocks) for episode in episodes], bool)
+        keep &= np.asarray([not void(episode, markup) for episode in episodes], bool)
     return keep
 
 
@@ -49,9 +48,9 @@ def usable(episodes: Sequence[Episode], scores: Sequence[Score], cfg: config.Fil
     return bool(cfg.accuracy_low <= accuracy <= cfg.accuracy_high)
 
 
-def void(episode: Episode, blocks: Finder) -> bool:
+def void(episode: Episode, markup: Protocol) -> bool:
     """Whether a turn of the policy holds neither a complete block of code nor an answer."""
     return any(
-        not any(block.closed for block in blocks(turn)) and last_box(turn) is None
+        not any(block.closed for block in markup.blocks(turn)) and markup.answer_at(turn) is None
         for turn in episode.policy_texts
     )

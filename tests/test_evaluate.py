@@ -16,7 +16,7 @@ import pytest
 from etils import epath
 
 from configs import quickstart
-from torl_jax import benchmarks, config, evaluation, parts, policy
+from torl_jax import benchmarks, config, evaluation, parts, policy, workshop
 from torl_jax.crew import Crew
 from torl_jax.data import arithmetic
 from torl_jax.episode import Problem
@@ -28,6 +28,7 @@ from torl_jax.interrupt import StopSignal
 from torl_jax.metrics import Ratio
 from torl_jax.parallel import mesh
 from torl_jax.rewards.answer import Grade, Grader
+from torl_jax.rewards.outcome import Answers
 from torl_jax.scoreboard import Answered, Reference, Sample, Standing, accuracy_sheet, standings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,8 +208,9 @@ def test_training_evaluates_by_the_same_code(tiny, data, whole):
     over = parts.sampling_mesh(cfg.sampler, found.shape, mesh.make(-1, 1, 1))
     model = parts.transformer(cfg, found.shape).clone(mesh=over)
     params = placed(found.params, model.dtype, over)
-    with parts.sandbox(cfg.sandbox) as box, Grader(workers=1) as grader:
-        crew = Crew(parts.rollout(cfg, model, box), grader)
+    shop = workshop.open(cfg)
+    with contextlib.closing(shop), Grader(workers=1) as grader:
+        crew = Crew(parts.rollout(cfg, model, shop.env), Answers(grader), grader)
         row, episodes, scores = evaluation.run(
             crew, params, held_out, seed=0, sampled=True, samples=4, benchmarks=suite
         )

@@ -65,6 +65,7 @@ SERVICES = (
     "torl_jax.train",
     "torl_jax.trainer",
     "torl_jax.workdir",
+    "torl_jax.workshop",
 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from torl_jax import parts
+from torl_jax import workshop
 from torl_jax.config import SandboxConfig
 from torl_jax.errors import UserError
 
@@ -34,37 +34,37 @@ def address() -> Iterator[str]:
 
 
 def test_programs_run_at_an_endpoint(address):
-    with parts.sandbox(SandboxConfig(endpoints=(address,), min_level="rlimits")) as box:
+    with workshop.sandbox(SandboxConfig(endpoints=(address,), min_level="rlimits")) as box:
         assert box.submit("print(6 * 7)").result().stdout == "42\n"
-        assert parts.level_rank(box.level) >= 0
+        assert workshop.level_rank(box.level) >= 0
 
 
 def test_an_endpoint_that_isolates_less_is_refused(address):
     with pytest.raises(UserError, match=r"rlimits.*config.sandbox"):
-        parts.sandbox(SandboxConfig(endpoints=(address,), min_level="full"))
+        workshop.sandbox(SandboxConfig(endpoints=(address,), min_level="full"))
 
 
 @pytest.mark.parametrize("token", ["", "s\xe9cret-and-long-enough"])
 def test_a_token_that_cannot_be_one_is_refused_by_its_name_only(token, monkeypatch):
     monkeypatch.setenv("SANDBOX_TOKEN", token)
     with pytest.raises(UserError, match=r"expected at least 16 .*SANDBOX_TOKEN") as caught:
-        parts.sandbox(SandboxConfig(endpoints=("http://127.0.0.1:9",)))
+        workshop.sandbox(SandboxConfig(endpoints=("http://127.0.0.1:9",)))
     assert not token or token not in str(caught.value)
 
 
 def test_more_than_the_machine_has_is_refused():
     with pytest.raises(UserError, match="MB are available here: fewer workers"):
-        parts.sandbox(SandboxConfig(workers=10_000, memory_mb=100_000))
+        workshop.sandbox(SandboxConfig(workers=10_000, memory_mb=100_000))
 
 
 def test_processors_set_aside_are_taken_from_the_trainer():
     code = (
-        "import os; from torl_jax import parts; from torl_jax.config import SandboxConfig\n"
+        "import os; from torl_jax import workshop; from torl_jax.config import SandboxConfig\n"
         "cfg = SandboxConfig(cores=1, min_level='rlimits')\n"
-        "before = os.sched_getaffinity(0); cores = parts.set_aside(cfg)\n"
+        "before = os.sched_getaffinity(0); cores = workshop.set_aside(cfg)\n"
         "ours = os.sched_getaffinity(0)\n"
         "assert set(cores) | ours == before and not set(cores) & ours and len(cores) == 1\n"
-        "with parts.sandbox(cfg, cores) as box:\n"
+        "with workshop.sandbox(cfg, cores) as box:\n"
         "    program = 'import os; print(sorted(os.sched_getaffinity(0)))'\n"
         "    assert box.submit(program).result().stdout == f'{sorted(cores)}\\n'\n"
     )
@@ -75,4 +75,4 @@ def test_processors_set_aside_are_taken_from_the_trainer():
 
 def test_all_processors_cannot_be_set_aside():
     with pytest.raises(UserError, match=r"config\.sandbox\.cores"):
-        parts.set_aside(SandboxConfig(cores=len(os.sched_getaffinity(0))))
+        workshop.set_aside(SandboxConfig(cores=len(os.sched_getaffinity(0))))

@@ -18,7 +18,7 @@ from torl_jax.errors import Interrupted
 from torl_jax.metrics import tool_times
 from torl_jax.parallel import multihost
 from torl_jax.rewards.answer import Grader
-from torl_jax.rewards.outcome import PLAIN, Grading, Outcome
+from torl_jax.rewards.base import Reward, Scoring
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.engine import Tally
 
@@ -88,33 +88,37 @@ class Harvest:
 
 
 class Crew:
-    """This host's rollout and grader among those of all hosts."""
+    """This host's rollout and reward among those of all hosts."""
 
     def __init__(
         self,
         rollout: Rollout,
-        grader: Grader,
+        reward: Reward,
+        grader: Grader | None = None,
         lockstep: bool = False,
-        reward: Outcome = PLAIN,
     ) -> None:
-        """`lockstep`: all hosts sample all problems together, on one mesh."""
-        self.rollout, self.grader, self.lockstep = rollout, grader, lockstep
-        self.reward = reward
+        """`grader`: tells which answers of a benchmark are equal; `lockstep`: all hosts sample
+        all problems together, on one mesh.
+        """
+        self.rollout, self.reward, self.grader = rollout, reward, grader
+        self.lockstep = lockstep
 
     def collect(
         self,
         problems: Sequence[Problem],
         group_size: int,
+        step: int,
         stopped: Callable[[], bool] = lambda: False,
         seconds: float = math.inf,
     ) -> Harvest:
         """G scored episodes of each problem; all hosts must call it with the same problems.
 
+        `step`: of training, from 1 (see `Reward`).
         `seconds`: the deadline of each host's sampling. Raises Interrupted, on all of them,
         where `stopped` came true on one.
         """
         try:
-            part = self._own(problems, group_size, stopped, seconds)
+            part = self._own(problems, group_size, step, stopped, seconds)
         except Interrupted:
             part = None
         parts = [part for part in multihost.exchange(part) if part is not None]
@@ -130,17 +134,18 @@ class Crew:
         self,
         problems: Sequence[Problem],
         group_size: int,
+        step: int,
         stopped: Callable[[], bool],
         seconds: float,
     ) -> Part:
         begin, places = time.perf_counter(), multihost.share(range(len(problems)))
         own = [problems[i] for i in places]
         ids = {problem.id for problem in own}
-        grading = Grading(self.grader, self.reward)
+        scoring = Scoring(self.reward, step)
 
         def finish(episode: Episode) -> None:
             if episode.problem.id in ids:
-                grading.add(episode)
+                scoring.add(episode)
 
         collected = self.rollout.collect(
             problems if self.lockstep else own,
@@ -153,7 +158,7 @@ class Crew:
         if self.lockstep:
             episodes = [episodes[i * group_size + g] for i in places for g in range(group_size)]
         sampled = time.perf_counter()
-        scores = grading.scores(episodes)
+        scores = scoring.scores(episodes)
         tally = self.rollout.engine.reset_tally()
         if self.lockstep and not multihost.first():
             tally = Tally(seconds=tally.seconds)  # all hosts count the same slots

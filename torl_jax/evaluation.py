@@ -17,9 +17,9 @@ from torl_jax.crew import Crew
 from torl_jax.episode import End, Episode, Problem, Score
 from torl_jax.metrics import rollout_stats
 from torl_jax.protocols.base import Protocol
-from torl_jax.rewards import outcome
 from torl_jax.rewards.answer import Grade, Grader
 from torl_jax.rewards.boxes import last_box
+from torl_jax.rewards.outcome import Answers
 from torl_jax.rollout import Rollout, admissible
 from torl_jax.sampler.engine import Engine
 from torl_jax.sampler.sampling import Settings
@@ -50,6 +50,7 @@ def run(
     *,
     seed: int,
     sampled: bool,
+    step: int = 0,
     samples: int = 1,
     benchmarks: Sequence[Benchmark] = (),
     stopped: Callable[[], bool] = lambda: False,
@@ -66,30 +67,30 @@ def run(
     Interrupted where `stopped` comes true.
     """
     row: dict[str, float] = {}
-    harvest = None
+    harvest, grader = None, crew.grader
     fit = {b.name: admissible(crew.rollout, b.problems)[0] for b in benchmarks}
     asked = [*problems, *(problem for own in fit.values() for problem in own)]
     for prefix, mode in (("", Mode(samples, 1.0)), ("greedy_", Mode())):
         if prefix == "" and not sampled:
             continue
         mode.load(crew.rollout.engine, params, seed)
-        harvest = crew.collect(asked, mode.samples, stopped)
+        harvest = crew.collect(asked, mode.samples, step, stopped)
         graded: dict[str, list[tuple[Episode, Score]]] = {}
         for episode, score in zip(harvest.episodes, harvest.scores, strict=True):
             graded.setdefault(episode.problem.id, []).append((episode, score))
         markup = crew.rollout.protocol
         if problems:
             row |= _held_out(prefix, [graded[problem.id] for problem in problems], markup)
-        found = {
-            b.name: [
-                answered(crew.grader, graded[problem.id], markup)
-                if problem.id in graded
-                else too_long(problem, mode.samples)
-                for problem in b.problems
-            ]
-            for b in benchmarks
-        }
-        if found:
+        if grader is not None and benchmarks:
+            found = {
+                b.name: [
+                    answered(grader, graded[problem.id], markup)
+                    if problem.id in graded
+                    else too_long(problem, mode.samples)
+                    for problem in b.problems
+                ]
+                for b in benchmarks
+            }
             row |= _benchmarks(prefix, standings(found, seed), alone=not problems)
     assert harvest is not None
     return row, harvest.episodes, harvest.scores
@@ -151,6 +152,7 @@ def collect(
     """
     waiting: dict[str, list[tuple[Episode, Future[Score]]]] = {}
     settling: list[Future[None]] = []
+    reward = Answers(grader)
 
     def settle(pairs: Sequence[tuple[Episode, Future[Score]]]) -> None:
         ordered = sorted(pairs, key=lambda pair: pair[0].sample)
@@ -164,7 +166,7 @@ def collect(
             settling.remove(done)
             done.result()
         pairs = waiting.setdefault(episode.problem.id, [])
-        pairs.append((episode, outcome.submit(episode, grader)))
+        pairs.append((episode, reward.submit(episode)))
         on_finish(episode)
         if len(pairs) == samples:
             settling.append(settler.submit(settle, waiting.pop(episode.problem.id)))

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.text import Text
 
-from torl_jax import config, evaluation, parts, transcript
+from torl_jax import config, evaluation, parts, transcript, workshop
 from torl_jax.benchmarks import Benchmark
 from torl_jax.episode import Episode, Problem
 from torl_jax.evaluation import Mode, Settled
@@ -55,7 +55,7 @@ class Round:
         markup = dataclasses.replace(cfg.protocol, calls=calls)
         cfg = dataclasses.replace(cfg, protocol=markup)
         problems = [problem for b in suite for problem in b.problems]
-        prompts = [parts.protocol(markup).prompt(problem) for problem in problems]
+        prompts = [parts.protocol(cfg).prompt(problem) for problem in problems]
         lengths = parts.tokenizer(cfg.model).lengths(prompts)
         fits = [length <= cfg.sampler.max_prompt for length in lengths]
         too_long = frozenset(p.id for p, fit in zip(problems, fits, strict=True) if not fit)
@@ -135,7 +135,7 @@ def sample(
     Raises Interrupted where somebody asked to stop; what was finished is in the journals.
     """
     cfg = rounds[0].cfg
-    cores = parts.set_aside(cfg.sandbox)
+    cores = workshop.set_aside(cfg.sandbox)
     devices = mesh.make(-1, 1, 1)
     ways = max(devices.size // cfg.sampler.tp, 1)
     # By all there is to do, not by what is left: a resume must not change shapes.
@@ -150,17 +150,16 @@ def sample(
     params = placed(policy.params, parts.DTYPES[cfg.model.dtype], over)
     model = parts.transformer(cfg, policy.shape).clone(mesh=over)
     with contextlib.ExitStack() as stack:
-        box = parts.sandbox(cfg.sandbox, cores)
-        stack.callback(box.close)
+        shop = workshop.open(cfg, cores)
+        stack.callback(shop.close)
         grader = stack.enter_context(Grader(workers=cfg.reward.workers, timeout=cfg.reward.timeout))
-        level = f"sandbox level: {box.level}" + (f" ({box.why})" if box.why else "")
-        say(console, f"{level}; {devices.size} x {devices.devices.flat[0].device_kind}")
+        say(console, f"{shop.line}; {devices.size} x {devices.devices.flat[0].device_kind}")
         watch = stack.enter_context(Watch(console, rounds, mode.samples))
         for each in rounds:
             if not each.missing:
                 continue
             own = dataclasses.replace(each.cfg, sampler=sampler)
-            rollout = parts.rollout(own, model, box)
+            rollout = parts.rollout(own, model, shop.env)
             mode.load(rollout.engine, params, seed)
             evaluation.collect(
                 rollout,

@@ -3,10 +3,8 @@
 Entry points differ in what they do with these parts, not in how they are made.
 """
 
-import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,22 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from sandbox import LEVELS, Box, Sandbox, SandboxError, budget
-from sandbox.box import MOST_SESSIONS
 from torl_jax import config
 from torl_jax.envs.base import Environment
 from torl_jax.envs.desk import Desk, SharedDesk
-from torl_jax.envs.lossy import Lossy
-from torl_jax.envs.python import PythonEnv
 from torl_jax.episode import Segment
 from torl_jax.errors import UserError
 from torl_jax.model import hf, hub
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh, multihost, sharding
+from torl_jax.protocols.base import Protocol
 from torl_jax.protocols.text import Tokenizer, pause_tokens
 from torl_jax.protocols.torl import ToRL
-from torl_jax.rewards.outcome import Outcome
+from torl_jax.rewards.answer import Grader
+from torl_jax.rewards.base import Reward
+from torl_jax.rewards.outcome import Answers, Outcome
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.engine import Engine
 
@@ -79,20 +76,31 @@ def params(cfg: config.Model, shape: ModelConfig, seed: int, over: Mesh) -> dict
     return hf.load(hub.resolve(cfg.path), over)[1]
 
 
-def protocol(cfg: config.Protocol) -> ToRL:
-    """The markup."""
-    return ToRL(cfg.prompt, cfg.calls, cfg.past, cfg.blocks)
+def protocol(cfg: config.Config) -> Protocol:
+    """The markup; ToolRL's prompts are the tokenizer's chat template."""
+    own = cfg.protocol
+    if own.markup == "torl":
+        return ToRL(own.prompt, own.calls, own.past, own.blocks)
+    raise NotImplementedError
 
 
-def outcome(cfg: config.Config) -> Outcome:
-    """What answers, failed programs and long responses are worth."""
-    return Outcome(
+def grader(cfg: config.Reward) -> Grader | None:
+    """The grader's processes, to be closed; None where the reward needs none."""
+    return Grader(workers=cfg.workers, timeout=cfg.timeout) if cfg.kind == "answer" else None
+
+
+def reward(cfg: config.Config, grader: Grader | None) -> Reward:
+    """What answers, failed programs and long responses are worth, or calls of tools."""
+    if grader is None:
+        raise NotImplementedError
+    worth = Outcome(
         execution=cfg.reward.execution,
         execution_rule=cfg.reward.execution_rule,
         overlong=cfg.reward.overlong,
         overlong_buffer=cfg.reward.overlong_buffer,
         most=cfg.sampler.max_response,
     )
+    return Answers(grader, worth)
 
 
 def sampling_mesh(cfg: config.Sampler, shape: ModelConfig, training: Mesh) -> Mesh:
@@ -113,64 +121,6 @@ def desk(cfg: config.Sampler) -> Callable[..., Desk]:
         return Desk
     index, count = jax.process_index(), multihost.count()
     return functools.partial(SharedDesk, index=index, count=count, exchange=multihost.exchange)
-
-
-def set_aside(cfg: config.SandboxConfig) -> tuple[int, ...]:
-    """Processors for programs alone, taken from this process before its threads start."""
-    try:
-        return budget.set_aside(cfg.cores) if cfg.cores else ()
-    except SandboxError as error:
-        raise UserError(f"{error} (config.sandbox.cores)") from error
-
-
-def sandbox(cfg: config.SandboxConfig, cores: tuple[int, ...] = ()) -> Box:
-    """What runs programs; UserError where it offers less than `min_level`.
-
-    The token for `endpoints` is that of the environment variable SANDBOX_TOKEN.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            box = _remote(cfg) if cfg.endpoints else _local(cfg, cores)
-            stack.callback(box.close)
-            # It starts meanwhile; the level is known once it has.
-            assert box.level
-        except SandboxError as error:
-            raise UserError(f"{error} (config.sandbox)") from error
-        stack.pop_all()
-        return box
-
-
-def _local(cfg: config.SandboxConfig, cores: tuple[int, ...]) -> Sandbox:
-    return Sandbox(
-        workers=cfg.workers,
-        min_level=cfg.min_level,
-        memory_mb=cfg.memory_mb,
-        timeout=cfg.timeout,
-        preload=cfg.preload,
-        cores=cores,
-    )
-
-
-def _remote(cfg: config.SandboxConfig) -> Box:
-    try:
-        from sandbox.client import RemoteSandbox
-    except ImportError as error:
-        raise UserError(
-            f"config.sandbox.endpoints needs {error.name}: pip install 'torl_jax[serve]'"
-        ) from error
-    token = os.environ.get("SANDBOX_TOKEN")
-    try:
-        return RemoteSandbox(
-            cfg.endpoints, token=token, timeout=cfg.timeout, min_level=cfg.min_level
-        )
-    except SandboxError as error:
-        where = "the environment variable SANDBOX_TOKEN or config.sandbox"
-        raise UserError(f"{error} ({where})") from error
-
-
-def level_rank(level: str) -> float:
-    """The isolation as a number: its place in sandbox.LEVELS, -1 where a server tells none."""
-    return float(LEVELS.index(level)) if level in LEVELS else -1.0
 
 
 def engine(
@@ -194,32 +144,19 @@ def engine(
     )
 
 
-def environment(cfg: config.Config, box: Box) -> Environment:
-    """Where an episode's programs run."""
-    stateful = cfg.protocol.interpreter == "stateful"
-    if stateful and cfg.sampler.slots > MOST_SESSIONS:
-        raise UserError(
-            f"config.sampler.slots is {cfg.sampler.slots}; with protocol.interpreter=stateful "
-            f"each keeps an interpreter, of which {MOST_SESSIONS} can be open: set at most that"
-        )
-    env = PythonEnv(box, cfg.protocol.observation, cfg.sandbox.timeout, stateful=stateful)
-    return Lossy(env, cfg.sandbox.lost) if cfg.sandbox.lost else env
-
-
 def rollout(
     cfg: config.Config,
     model: Transformer,
-    box: Box,
+    env: Environment,
     on_segment: Callable[[Segment], object] = lambda segment: None,
 ) -> Rollout:
-    """The sampler with its tokenizer, protocol and environment."""
-    text = tokenizer(cfg.model)
-    markup = protocol(cfg.protocol)
+    """The sampler with its tokenizer and protocol; calls are carried out in `env`."""
+    text, markup = tokenizer(cfg.model), protocol(cfg)
     return Rollout(
         engine(cfg, model, text, markup.stops(0)),
         text,
         markup,
-        environment(cfg, box),
+        env,
         max_prompt=cfg.sampler.max_prompt,
         max_response=cfg.sampler.max_response,
         desk=desk(cfg.sampler),

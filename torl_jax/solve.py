@@ -7,6 +7,7 @@ working directory, one of its checkpoints, or a Hugging Face folder; for a folde
 that carries no recipe, `--config` names one (it gives the prompt and the budgets).
 """
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.text import Text
 
-from torl_jax import cli, parts, transcript
+from torl_jax import cli, parts, transcript, workshop
 from torl_jax.episode import Author, Problem, Segment
 from torl_jax.errors import UserError
 from torl_jax.policy import load
@@ -69,12 +70,12 @@ def main(argv: list[str]) -> None:
     def show(segment: Segment) -> None:
         console.print(transcript.paint(segment), end="", soft_wrap=True)
 
-    with parts.sandbox(cfg.sandbox) as box:
-        rollout = parts.rollout(cfg, parts.transformer(cfg, policy.shape), box, show)
+    with contextlib.closing(workshop.open(cfg)) as shop:
+        rollout = parts.rollout(cfg, parts.transformer(cfg, policy.shape), shop.env, show)
         params = jax.tree.map(
             lambda x: jax.numpy.asarray(x, rollout.engine.model.dtype), policy.params
         )
-        console.print(Text(f"[sandbox level: {box.level}]", style="dim"))
+        console.print(Text(f"[{shop.line}]", style="dim"))
         for number, question in enumerate(questions(argv, console)):
             settings = Settings.of(temperature=values.temperature)
             rollout.engine.load(params, jax.random.key(values.seed), settings)

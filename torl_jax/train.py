@@ -23,7 +23,7 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from torl_jax import cli, config, parts, problems, record, supervise
+from torl_jax import cli, config, parts, problems, record, supervise, workshop
 from torl_jax.checkpoint import Checkpoints
 from torl_jax.compilation import Counter
 from torl_jax.crew import Crew
@@ -34,14 +34,13 @@ from torl_jax.learner.learner import Learner
 from torl_jax.logs import Silent, Writer
 from torl_jax.parallel import mesh, multihost, sharding
 from torl_jax.parallel.handoff import Handoff
-from torl_jax.rewards.answer import Grader
 from torl_jax.trainer import Trainer
 from torl_jax.workdir import note_start, only_run, resume_point, write_config
 
 
 def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
     """Runs or resumes the training run of `workdir`, alone."""
-    cores = parts.set_aside(cfg.sandbox)
+    cores = workshop.set_aside(cfg.sandbox)
     multihost.same("their configs", flat(cfg) | {"jax": jax.__version__})
     multihost.together(lambda: (parts.check_paths(cfg.model), problems.check_paths(cfg.data)))
     shape = parts.model_config(cfg.model)
@@ -75,24 +74,24 @@ def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
             state = learner.create(params)
         # With a reference policy and a checkpoint they would stay, a second copy for nothing.
         del params
-        box = multihost.together(lambda: parts.sandbox(cfg.sandbox, cores))
-        stack.callback(box.close)
-        grader = stack.enter_context(Grader(workers=cfg.reward.workers, timeout=cfg.reward.timeout))
-        rollout = parts.rollout(cfg, parts.transformer(cfg, shape).clone(mesh=sampling), box)
+        shop = multihost.together(lambda: workshop.open(cfg, cores))
+        stack.callback(shop.close)
+        if (grader := parts.grader(cfg.reward)) is not None:
+            stack.enter_context(grader)
+        rollout = parts.rollout(cfg, parts.transformer(cfg, shape).clone(mesh=sampling), shop.env)
         found = problems.fitting(cfg, found, rollout)
         multihost.same("their problems", {"fingerprint": fingerprint(found.training)})
         writer = stack.enter_context(open_writer(cfg, workdir, point.step))
         if multihost.first():
             write_config(workdir, cfg)
             note_start(workdir, point.step, devices(over, sampling))
-        level = f"sandbox level: {box.level}" + (f" ({box.why})" if box.why else "")
         size = f"model: {shape.parameter_count:,} parameters"
-        for line in [*found.notes, level, size, devices(over, sampling), *point.note()]:
+        for line in [*found.notes, shop.line, size, devices(over, sampling), *point.note()]:
             writer.line(line)
         Trainer(
             cfg=cfg,
-            crew=Crew(rollout, grader, cfg.sampler.span == "global", parts.outcome(cfg)),
-            level=box.level,
+            crew=Crew(rollout, parts.reward(cfg, grader), grader, cfg.sampler.span == "global"),
+            level=shop.level,
             learner=learner,
             handoff=Handoff(learner.abstract().params, over, sampling, model.dtype),
             stream=Stream(found.training, cfg.run.seed, point.cursor, point.data),

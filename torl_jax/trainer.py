@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from torl_jax import config, evaluation, parts, problems
+from torl_jax import config, evaluation, problems, workshop
 from torl_jax.checkpoint import Checkpoints, Meta
 from torl_jax.compilation import Counter
 from torl_jax.crew import Crew, Harvest
@@ -124,7 +124,7 @@ class Trainer:
             "time/update": end - gathered,
             "time/step": end - begin,
             "time/compilations": float(self.compilations.count - compiled),
-            "sandbox/level": parts.level_rank(self.level),
+            "sandbox/level": workshop.level_rank(self.level),
         }
         return state, row
 
@@ -139,6 +139,7 @@ class Trainer:
             harvest = self.crew.collect(
                 taken,
                 cfg.rl.group_size,
+                step + 1,
                 stopped=lambda: self.stop.caught,
                 seconds=cfg.sampler.deadline or math.inf,
             )
@@ -239,6 +240,7 @@ class Trainer:
             self.held_out,
             seed=self.cfg.run.seed,
             sampled=self.cfg.eval.sampled,
+            step=step,
             samples=self.cfg.eval.samples,
             benchmarks=benchmarks,
             stopped=lambda: step == 0 and self.stop.caught,

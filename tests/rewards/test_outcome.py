@@ -6,7 +6,7 @@ import pytest
 
 from torl_jax.episode import Author, End, Episode, Problem, Score, Segment
 from torl_jax.rewards.answer import Grader
-from torl_jax.rewards.outcome import Outcome, score, submit
+from torl_jax.rewards.outcome import PLAIN, Answers, Outcome
 
 PROBLEM = Problem("0", "What is one half?", "1/2")
 RIGHT, WRONG = Score(1.0, True, {"answer": 1.0}), Score(-1.0, False, {"answer": -1.0})
@@ -23,6 +23,11 @@ def episode(*parts: tuple[Author, str], end: End = End.EOS) -> Episode:
     for author, text in parts:
         segments.append(Segment(author, (2,), text, (-1.0,) if author is Author.POLICY else ()))
     return Episode(PROBLEM, 0, tuple(segments), (), end)
+
+
+def score(episodes: list[Episode], grader: Grader, worth: Outcome = PLAIN) -> list[Score]:
+    reward = Answers(grader, worth)
+    return [future.result() for future in [reward.submit(episode) for episode in episodes]]
 
 
 SAID = (Author.POLICY, r"It is \boxed{0.5}.")
@@ -50,8 +55,3 @@ def test_other_worths_leave_correctness_alone(grader: Grader) -> None:
     worth = Outcome(right=2.0, wrong=0.0)
     right, wrong = score([episode(SAID), episode(UNSURE)], grader, worth)
     assert (right.total, right.correct, wrong.total, wrong.correct) == (2.0, True, 0.0, False)
-
-
-def test_episodes_can_be_graded_as_they_finish(grader: Grader) -> None:
-    futures = [submit(episode(SAID), grader), submit(episode(UNSURE), grader)]
-    assert [f.result() for f in futures] == [RIGHT, WRONG]

@@ -12,7 +12,7 @@ from torl_jax.data.sources import scan
 from torl_jax.episode import Author, End, Episode, Problem, Segment
 from torl_jax.rewards.answer import Grade, Grader
 from torl_jax.rewards.equivalence import equivalent, read, same, tidy, words
-from torl_jax.rewards.outcome import score
+from torl_jax.rewards.outcome import Answers
 
 
 @pytest.fixture(scope="module")
@@ -329,6 +329,6 @@ POLICY, TOOL = Author.POLICY, Author.TOOL
 def test_only_boxes_that_the_policy_wrote(
     grader: Grader, parts: list[tuple[Author, str]], correct: bool
 ) -> None:
-    (graded,) = score([episode(*parts)], grader)
+    graded = Answers(grader).submit(episode(*parts)).result()
     assert graded.correct is correct
     assert graded.parts["answer"] == (1.0 if correct else -1.0)

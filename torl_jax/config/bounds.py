@@ -110,6 +110,12 @@ def check(config: Any) -> None:
     )
     _need(
         config,
+        "eval.benchmarks",
+        lambda x: not x or config.reward.kind == "answer",
+        "none with reward.kind=toolrl: python -m torl_jax.evaluate_tools has its benchmarks",
+    )
+    _need(
+        config,
         "reward.overlong_buffer",
         lambda x: x <= sampler.max_response,
         f"at most sampler.max_response = {sampler.max_response}",

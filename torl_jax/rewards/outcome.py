@@ -5,17 +5,17 @@
 
 Only the policy's own words are graded: a box printed by a program counts for
 nothing. Correctness is kept beside the reward, so that no shaping ever leaks into
-accuracy. An aborted episode (our own failure) scores 0 and is masked later.
+accuracy.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from concurrent.futures import Future
 
 from torl_jax.envs.base import then
 from torl_jax.episode import End, Episode, Score
 from torl_jax.rewards import shaping
 from torl_jax.rewards.answer import Grade, Grader
+from torl_jax.rewards.base import settled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,37 +47,18 @@ class Outcome:
 PLAIN = Outcome()
 
 
-class Grading:
-    """Grades the episodes of one rollout as they finish, while others are sampled."""
+class Answers:
+    """The outcome reward of a run: final answers go to `grader`."""
 
-    def __init__(self, grader: Grader, reward: Outcome = PLAIN) -> None:
-        self._grader, self._reward = grader, reward
-        self._scores: dict[tuple[str, int], Future[Score]] = {}
+    def __init__(self, grader: Grader, worth: Outcome = PLAIN) -> None:
+        self._grader, self._worth = grader, worth
 
-    def add(self, episode: Episode) -> None:
-        """Starts grading a finished episode."""
-        future = submit(episode, self._grader, self._reward)
-        self._scores[episode.problem.id, episode.sample] = future
+    def submit(self, episode: Episode, step: int = 0) -> "Future[Score]":
+        """As `Reward.submit`; the step plays no part."""
+        if episode.end is End.ABORT:
+            return settled(Score(0.0, correct=False))
 
-    def scores(self, episodes: Sequence[Episode]) -> list[Score]:
-        """The scores of added episodes, in the order asked for; waits for the last."""
-        return [self._scores[episode.problem.id, episode.sample].result() for episode in episodes]
+        def to_score(grade: Grade) -> Score:
+            return self._worth.score(episode, grade)
 
-
-def score(episodes: Sequence[Episode], grader: Grader, reward: Outcome = PLAIN) -> list[Score]:
-    """The score of each episode, in order; all are graded side by side."""
-    waiting = [submit(episode, grader, reward) for episode in episodes]
-    return [future.result() for future in waiting]
-
-
-def submit(episode: Episode, grader: Grader, reward: Outcome = PLAIN) -> "Future[Score]":
-    """The score of one episode when it is there, so that grading overlaps sampling."""
-    if episode.end is End.ABORT:
-        aborted: Future[Score] = Future()
-        aborted.set_result(Score(0.0, correct=False))
-        return aborted
-
-    def to_score(grade: Grade) -> Score:
-        return reward.score(episode, grade)
-
-    return then(grader.submit(episode.problem.answer, *episode.policy_texts), to_score)
+        return then(self._grader.submit(episode.problem.answer, *episode.policy_texts), to_score)

@@ -1,0 +1,136 @@
+"""What carries out the calls of a run: the sandbox for programs, or tools of a description.
+
+shop = workshop.open(cfg, cores)
+... shop.env ...
+shop.close()
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable
+
+from sandbox import LEVELS, Box, Sandbox, SandboxError, budget
+from sandbox.box import MOST_SESSIONS
+from torl_jax import config
+from torl_jax.envs.base import Environment, Tool
+from torl_jax.envs.lossy import Lossy
+from torl_jax.envs.python import PythonEnv
+from torl_jax.episode import Problem
+from torl_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Workshop:
+    """An environment to be closed. `line` tells people what it is.
+
+    `level`: the sandbox's isolation at the start; "" where no sandbox runs.
+    """
+
+    env: Environment
+    line: str
+    close: Callable[[], None]
+    level: str = ""
+
+
+class Idle:
+    """The environment of a protocol without calls."""
+
+    def open(self, problem: Problem) -> Tool:
+        """Never comes to pass; RuntimeError."""
+        raise RuntimeError(f"problem {problem.id} calls a tool, and its protocol has none")
+
+
+def open(cfg: config.Config, cores: tuple[int, ...] = ()) -> Workshop:
+    """What the recipe's protocol calls; `cores`: processors set aside for programs."""
+    if cfg.protocol.markup == "toolrl":
+        return _tools(cfg) if cfg.protocol.calls else Workshop(Idle(), IDLE, lambda: None)
+    box = sandbox(cfg.sandbox, cores)
+    line = f"sandbox level: {box.level}" + (f" ({box.why})" if box.why else "")
+    with contextlib.ExitStack() as stack:
+        stack.callback(box.close)
+        env = environment(cfg, box)
+        stack.pop_all()
+    return Workshop(env, line, box.close, box.level)
+
+
+IDLE = "tools: none is called, an episode is one turn (config.protocol.calls=0)"
+
+
+def _tools(cfg: config.Config) -> Workshop:
+    if not cfg.tools.files:
+        raise UserError(
+            f"config.protocol.calls is {cfg.protocol.calls}, and no tools: give "
+            "--config.tools.files=\"('FILE',)\" (docs/tools.md), or set calls to 0"
+        )
+    raise NotImplementedError
+
+
+def set_aside(cfg: config.SandboxConfig) -> tuple[int, ...]:
+    """Processors for programs alone, taken from this process before its threads start."""
+    try:
+        return budget.set_aside(cfg.cores) if cfg.cores else ()
+    except SandboxError as error:
+        raise UserError(f"{error} (config.sandbox.cores)") from error
+
+
+def sandbox(cfg: config.SandboxConfig, cores: tuple[int, ...] = ()) -> Box:
+    """What runs programs; UserError where it offers less than `min_level`.
+
+    The token for `endpoints` is that of the environment variable SANDBOX_TOKEN.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            box = _remote(cfg) if cfg.endpoints else _local(cfg, cores)
+            stack.callback(box.close)
+            # It starts meanwhile; the level is known once it has.
+            assert box.level
+        except SandboxError as error:
+            raise UserError(f"{error} (config.sandbox)") from error
+        stack.pop_all()
+        return box
+
+
+def _local(cfg: config.SandboxConfig, cores: tuple[int, ...]) -> Sandbox:
+    return Sandbox(
+        workers=cfg.workers,
+        min_level=cfg.min_level,
+        memory_mb=cfg.memory_mb,
+        timeout=cfg.timeout,
+        preload=cfg.preload,
+        cores=cores,
+    )
+
+
+def _remote(cfg: config.SandboxConfig) -> Box:
+    try:
+        from sandbox.client import RemoteSandbox
+    except ImportError as error:
+        raise UserError(
+            f"config.sandbox.endpoints needs {error.name}: pip install 'torl_jax[serve]'"
+        ) from error
+    token = os.environ.get("SANDBOX_TOKEN")
+    try:
+        return RemoteSandbox(
+            cfg.endpoints, token=token, timeout=cfg.timeout, min_level=cfg.min_level
+        )
+    except SandboxError as error:
+        where = "the environment variable SANDBOX_TOKEN or config.sandbox"
+        raise UserError(f"{error} ({where})") from error
+
+
+def level_rank(level: str) -> float:
+    """The isolation as a number: its place in sandbox.LEVELS, -1 where a server tells none."""
+    return float(LEVELS.index(level)) if level in LEVELS else -1.0
+
+
+def environment(cfg: config.Config, box: Box) -> Environment:
+    """Where an episode's programs run."""
+    stateful = cfg.protocol.interpreter == "stateful"
+    if stateful and cfg.sampler.slots > MOST_SESSIONS:
+        raise UserError(
+            f"config.sampler.slots is {cfg.sampler.slots}; with protocol.interpreter=stateful "
+            f"each keeps an interpreter, of which {MOST_SESSIONS} can be open: set at most that"
+        )
+    env = PythonEnv(box, cfg.protocol.observation, cfg.sandbox.timeout, stateful=stateful)
+    return Lossy(env, cfg.sandbox.lost) if cfg.sandbox.lost else env

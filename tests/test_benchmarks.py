@@ -54,6 +54,20 @@ def test_fewer_problems_do_not_change_what_set_it_is(tmp_path):
     assert changed.fingerprint != whole.fingerprint
 
 
+def test_a_system_message_is_part_of_the_question(tmp_path):
+    told = [{"role": "system", "content": "One tool."}, {"role": "user", "content": "q"}]
+    lines = [{"question": told, "answer": "5"}, {"question": "q", "answer": "5"}]
+    found = [
+        benchmarks.read([f"mine={write(tmp_path / f'{n}.jsonl', each)}"])[0]
+        for n, each in enumerate(([*lines, lines[0]], [lines[0]], [lines[1]]))
+    ]
+    assert [(len(b.problems), b.repeats) for b in found] == [(2, 1), (1, 0), (1, 0)]
+    assert [p.system for p in found[0].problems] == ["One tool.", ""]
+    one, other = (write(tmp_path / f"{n}" / "x.jsonl", [lines[n]]) for n in (0, 1))
+    prints = {benchmarks.read([f"mine={path}"])[0].fingerprint for path in (one, other)}
+    assert len(prints) == 2
+
+
 def test_the_published_files_are_found_in_a_folder(shared):
     names = ("aime24", "aime25", "math500", "amc23")
     found = {b.name: b for b in benchmarks.read(names, str(shared / "data"))}

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from torl_jax import report
+from torl_jax import columns, report
+from torl_jax.columns import COLUMNS, fit, step_line
 from torl_jax.episode import (
     Author,
     Call,
@@ -33,7 +34,7 @@ from torl_jax.episode import (
     Turn,
 )
 from torl_jax.errors import UserError
-from torl_jax.logs import COLUMNS, METRICS, Writer, fit, read_metrics, step_line
+from torl_jax.logs import METRICS, Writer, read_metrics
 
 EVENTS = importlib.import_module("tensorboardX.proto.event_pb2")  # made by protoc: no types
 
@@ -365,3 +366,16 @@ def test_wandb_keeps_its_run_over_a_resume(tmp_path: Path, monkeypatch: pytest.M
     name = (tmp_path / "wandb_id.txt").read_text()
     runs = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
     assert len(runs) == 2 and all(run.endswith(name) for run in runs)
+
+
+def test_tool_calls_have_columns_of_their_own():
+    row = {"rollout/reward": 2.5, "rollout/reward_format": 0.5, "rollout/reward_correctness": 2.0}
+    titles = columns.header(row).splitlines()[1].split()
+    shown = dict(zip(titles, step_line(7, row).split(), strict=True))
+    assert (shown["form"], shown["call"], shown["reward"]) == ("0.50", "2.0", "2.500")
+    assert (
+        "code" not in titles and "code" in columns.header(ROW) and "form" not in columns.header(ROW)
+    )
+    assert len(columns.header(row).splitlines()[1]) <= 78
+    line = columns.eval_line(7, {"eval/greedy_reward_format": 1.0, "eval/reward": 2.0})
+    assert line.split() == ["7", "eval:", "reward", "2.000"]

@@ -206,12 +206,14 @@ def _local(name: str, files: str) -> str:
 
 def _benchmark(name: str, problems: list[Problem], origin: str, most: int) -> Benchmark:
     own = [problem for problem in problems if problem.source == name] or problems
-    once = {(problem.question, problem.answer): problem for problem in reversed(own)}
-    kept = [problem for problem in own if once[problem.question, problem.answer] is problem]
+    once = {(p.system, p.question, p.answer): p for p in reversed(own)}
+    kept = [p for p in own if once[p.system, p.question, p.answer] is p]
     named = [dataclasses.replace(problem, id=f"{name}:{problem.id}") for problem in kept]
     digest = hashlib.sha256()
     for problem in named:
         for text in (problem.id, problem.question, problem.answer):
             digest.update(text.encode() + b"\0")
+        if problem.system:
+            digest.update(problem.system.encode() + b"\0\0")
     taken = named[:most] if most else named
     return Benchmark(name, taken, origin, len(own) - len(kept), digest.hexdigest()[:16])

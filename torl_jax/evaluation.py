@@ -104,7 +104,9 @@ def _held_out(
         return rollout_stats([e for e, _ in pairs], [s for _, s in pairs], markup)
 
     whole = stats(groups)
-    row = {f"eval/{prefix}{name}": whole[f"rollout/{name}"] for name in SHARED}
+    rewards = [name for name in whole if name.startswith("rollout/reward")]
+    names = [*SHARED, *(name.removeprefix("rollout/") for name in rewards)]
+    row = {f"eval/{prefix}{name}": whole[f"rollout/{name}"] for name in names}
     sources = [group[0][0].problem.source for group in groups]
     for source in sorted(set(sources) - {""}):
         own = [group for group, its in zip(groups, sources, strict=True) if its == source]

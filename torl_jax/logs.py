@@ -32,38 +32,13 @@ from rich.progress import (
 from rich.text import Text
 from tensorboardX import SummaryWriter
 
-from torl_jax import record, transcript
+from torl_jax import columns, record, transcript
+from torl_jax.columns import Number
 from torl_jax.episode import Episode, Score
 from torl_jax.errors import UserError
 
-Number = float | int | None
-
 METRICS = "metrics.jsonl"
 HEADER_EVERY = 20
-
-# (title, metrics key, width, most decimals); with a space between, 78 characters.
-COLUMNS = (
-    ("reward", "rollout/reward", 6, 3),
-    ("acc", "rollout/accuracy", 4, 2),
-    ("code", "rollout/code_ratio", 4, 2),
-    ("pass", "rollout/pass_ratio", 4, 2),
-    ("length", "rollout/response_length", 6, 1),
-    ("entropy", "train/entropy", 7, 4),
-    ("grad", "train/grad_norm", 5, 3),
-    ("tok/s", "time/tokens_per_second", 5, 0),
-    ("decode", "time/decode", 6, 2),
-    ("tool", "time/tool", 4, 2),
-    ("rwd", "time/reward", 4, 2),
-    ("update", "time/update", 6, 2),
-)
-HEADER = " ".join([" step", *(f"{title:>{width}}" for title, _, width, _ in COLUMNS)])
-HEADER = f"{'---- seconds in -----':>{len(HEADER)}}\n{HEADER}"
-
-EVAL_COLUMNS = (
-    ("accuracy", "eval/accuracy"),
-    ("greedy accuracy", "eval/greedy_accuracy"),
-    ("code ratio", "eval/code_ratio"),
-)
 
 
 class Writer:
@@ -139,14 +114,14 @@ class Writer:
             self._tensorboard.add_scalar(name, value, step)
         if self._run is not None:
             self._run.log({"step": int(step), **known})
-        if any(key in figures for _, key, _, _ in COLUMNS):
+        if columns.trained(figures):
             if self._rows_shown % HEADER_EVERY == 0:
-                self._print(HEADER, "bold")
-            self._print(step_line(step, figures))
+                self._print(columns.header(figures), "bold")
+            self._print(columns.step_line(step, figures))
             self._rows_shown += 1
             self._progress.update(self._task, completed=step)
-        if any(key in figures for _, key in EVAL_COLUMNS):
-            self._print(eval_line(step, figures), "cyan")
+        if columns.evaluated(figures):
+            self._print(columns.eval_line(step, figures), "cyan")
             self._tensorboard.flush()
             self._record.publish()
 
@@ -244,33 +219,6 @@ def finite(value: SupportsFloat | None) -> Number:
 def strict_json(value: Any) -> str:
     """One line of JSON; ValueError rather than NaN, and lone surrogates escaped."""
     return json.dumps(value, allow_nan=False)
-
-
-def fit(value: Number, width: int, decimals: int) -> str:
-    """`value` in `width` characters with up to `decimals` decimals; stars if there is no room."""
-    if value is None:
-        return f"{'-':>{width}}"
-    shapes = [f"{value:.{places}f}" for places in range(decimals, -1, -1)]
-    shapes += [f"{value / 1e3:.1f}k", f"{value / 1e3:.0f}k", f"{value / 1e6:.0f}M"]
-    shapes += [f"{value:.0e}".replace("e+0", "e").replace("e+", "e"), "*" * width]
-    shown = next(shape for shape in shapes if len(shape) <= width)
-    return f"{shown:>{width}}"
-
-
-def step_line(step: int, figures: Mapping[str, Number]) -> str:
-    """The figures of a training step under HEADER."""
-    cells = [fit(figures.get(key), width, places) for _, key, width, places in COLUMNS]
-    return " ".join([f"{step:>5}", *cells])
-
-
-def eval_line(step: int, figures: Mapping[str, Number]) -> str:
-    """The figures of an evaluation, those that were taken."""
-    cells = [
-        f"{title} {fit(figures[key], 5, 3).strip()}"
-        for title, key in EVAL_COLUMNS
-        if key in figures
-    ]
-    return f"{step:>5} eval: {', '.join(cells)}"
 
 
 def episode_text(episode: Episode, score: Score) -> str:

@@ -18,6 +18,8 @@ Over all episodes:
 
 Over finished episodes (ABORT left out: such an episode says nothing of the policy):
   reward, accuracy     mean of Score.total, of Score.correct
+  reward_PART          mean of that part of the reward (answer, execution, overlong; ToolRL's
+                       format, correctness, length); reward_min, reward_PART_max, ...: extremes
   grader_timeout_ratio, grader_crash_ratio  share that the grader gave no verdict on
                        (they count as wrong)
   valid_call_ratio     calls that had a program to run / calls of the budget
@@ -124,6 +126,7 @@ def rollout_ratios(
     ends = {f"end_{end.value}": mean(episode.end is end for episode, _ in pairs) for end in End}
     figures = {
         "reward": mean(score.total for _, score in done),
+        **parts([score for _, score in done]),
         "accuracy": mean(score.correct for _, score in done),
         **behaviour(responses),
         "tool_tokens": mean(sum(r.observations) for r in responses),
@@ -152,6 +155,31 @@ def rollout_stats(
     """The values of `rollout_ratios`; nan where there was nothing to count."""
     ratios = rollout_ratios(episodes, scores, markup, prefix)
     return {name: ratio.value for name, ratio in ratios.items()}
+
+
+def parts(scores: Sequence[Score]) -> dict[str, Ratio]:
+    """The mean of each part of the rewards, 0 where a score has no such part."""
+    names = sorted({name for score in scores for name in score.parts})
+    return {f"reward_{name}": mean(s.parts.get(name, 0.0) for s in scores) for name in names}
+
+
+def extremes(
+    episodes: Sequence[Episode], scores: Sequence[Score], prefix: str = "rollout/"
+) -> dict[str, float]:
+    """The least and the greatest reward of finished episodes, whole and part by part.
+
+    Unlike ratios they do not add: give all hosts' episodes at once.
+    """
+    done = [s for e, s in zip(episodes, scores, strict=True) if e.end is not End.ABORT]
+    names = sorted({name for score in done for name in score.parts})
+    values = {"reward": [score.total for score in done]}
+    values |= {f"reward_{name}": [s.parts.get(name, 0.0) for s in done] for name in names}
+    return {
+        f"{prefix}{name}_{word}": float(function(found))
+        for name, found in values.items()
+        if found
+        for word, function in (("min", min), ("max", max))
+    }
 
 
 def tool_times(episodes: Iterable[Episode]) -> dict[str, float]:

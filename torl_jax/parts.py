@@ -23,11 +23,15 @@ from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh, multihost, sharding
 from torl_jax.protocols.base import Protocol
+from torl_jax.protocols.chat import ChatTemplate
 from torl_jax.protocols.text import Tokenizer, pause_tokens
+from torl_jax.protocols.toolrl import ToolRL
 from torl_jax.protocols.torl import ToRL
 from torl_jax.rewards.answer import Grader
 from torl_jax.rewards.base import Reward
 from torl_jax.rewards.outcome import Answers, Outcome
+from torl_jax.rewards.structured import Structured
+from torl_jax.rewards.toolrl import ToolRLReward
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.engine import Engine
 
@@ -81,7 +85,7 @@ def protocol(cfg: config.Config) -> Protocol:
     own = cfg.protocol
     if own.markup == "torl":
         return ToRL(own.prompt, own.calls, own.past, own.blocks)
-    raise NotImplementedError
+    return ToolRL(ChatTemplate.of(tokenizer(cfg.model).folder).render, own.calls)
 
 
 def grader(cfg: config.Reward) -> Grader | None:
@@ -92,7 +96,7 @@ def grader(cfg: config.Reward) -> Grader | None:
 def reward(cfg: config.Config, grader: Grader | None) -> Reward:
     """What answers, failed programs and long responses are worth, or calls of tools."""
     if grader is None:
-        raise NotImplementedError
+        return structured(cfg)
     worth = Outcome(
         execution=cfg.reward.execution,
         execution_rule=cfg.reward.execution_rule,
@@ -101,6 +105,19 @@ def reward(cfg: config.Config, grader: Grader | None) -> Reward:
         most=cfg.sampler.max_response,
     )
     return Answers(grader, worth)
+
+
+def structured(cfg: config.Config) -> Structured:
+    """ToolRL's reward, with its switches."""
+    switches = dataclasses.asdict(cfg.toolrl)
+    del switches["gold_thoughts"]
+    text = tokenizer(cfg.model)
+    return Structured(
+        ToolRLReward(steps=cfg.run.steps, **switches),
+        tuple(text.decode([token]) for token in text.eos_ids),
+        live=cfg.protocol.calls > 0,
+        thoughts=cfg.toolrl.gold_thoughts,
+    )
 
 
 def sampling_mesh(cfg: config.Sampler, shape: ModelConfig, training: Mesh) -> Mesh:

@@ -2,6 +2,7 @@
 
     found = problems.read(cfg)
     found = problems.gradable(cfg, found, workdir, first_start)
+    found = problems.told(found, system)
     found = problems.fitting(cfg, found, rollout)
 
 What is dropped on the way is counted in `notes`, for people.
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from torl_jax import benchmarks as published
 from torl_jax import config, logs, record
-from torl_jax.data import arithmetic, check, clean, sources, stream
+from torl_jax.data import arithmetic, check, clean, requests, sources, stream
 from torl_jax.episode import Problem
 from torl_jax.errors import UserError
 from torl_jax.parallel import multihost
@@ -56,17 +57,8 @@ def read(cfg: config.Config) -> Problems:
     of the whole `eval_path` or of `path` itself, or like one of a benchmark.
     """
     data, sets = cfg.data, benchmarks(cfg)
-    if data.source == "arithmetic" and (data.path or data.eval_path):
-        raise UserError(
-            "config.data.path or eval_path is given, but config.data.source is 'arithmetic', which "
-            "reads no file: add --config.data.source=file"
-        )
-    if data.source == "arithmetic":
-        families = data.families or tuple(arithmetic.FAMILIES)
-        return Problems(
-            arithmetic.problems(cfg.run.seed, 0, TRAIN_PROBLEMS, families),
-            arithmetic.problems(EVAL_SEED, 0, data.eval_problems, families, held_out=True),
-        )
+    if data.source != "file":
+        return _invented(cfg)
     if not data.path:
         raise UserError(
             "no data: set --config.data.path=FILE (parquet, jsonl, json or csv) or to a data set "
@@ -85,6 +77,25 @@ def read(cfg: config.Config) -> Problems:
         asked += [dataclasses.replace(problem, source=each.name) for problem in each.problems]
     training, near = clean.decontaminate(training, asked, data.decontaminate)
     return Problems(training, held_out[: data.eval_problems], [*notes, *near])
+
+
+def _invented(cfg: config.Config) -> Problems:
+    data = cfg.data
+    if data.path or data.eval_path:
+        raise UserError(
+            f"config.data.path or eval_path is given, but config.data.source is {data.source!r}, "
+            "which reads no file: add --config.data.source=file"
+        )
+    if data.source == "tools":
+        return Problems(
+            requests.problems(cfg.run.seed, 0, TRAIN_PROBLEMS),
+            requests.problems(EVAL_SEED, 0, data.eval_problems, held_out=True),
+        )
+    families = data.families or tuple(arithmetic.FAMILIES)
+    return Problems(
+        arithmetic.problems(cfg.run.seed, 0, TRAIN_PROBLEMS, families),
+        arithmetic.problems(EVAL_SEED, 0, data.eval_problems, families, held_out=True),
+    )
 
 
 def benchmarks(cfg: config.Config) -> list[published.Benchmark]:
@@ -138,6 +149,8 @@ def gradable(cfg: config.Config, found: Problems, workdir: epath.Path, again: bo
 
 def _bad(cfg: config.Config, asked: list[Problem]) -> list[check.BadGold]:
     """The problems with a bad gold; each host looks at its share."""
+    if cfg.reward.kind == "toolrl":
+        return check.calls(asked, cfg.toolrl.gold_thoughts)
     own = [asked[i] for i in multihost.share(range(len(asked)))]
     console = Console(stderr=True, quiet=not multihost.first())
     workers = max(cfg.reward.workers, os.cpu_count() or 1)
@@ -150,6 +163,15 @@ def _bad(cfg: config.Config, asked: list[Problem]) -> list[check.BadGold]:
             own, grader, lambda count, total: progress.update(task, completed=count, total=total)
         )
     return [gold for part in multihost.exchange(bad) for gold in part]
+
+
+def told(found: Problems, system: str) -> Problems:
+    """With `system` as the system message of each problem that has none."""
+
+    def tell(problems: list[Problem]) -> list[Problem]:
+        return [p if p.system else dataclasses.replace(p, system=system) for p in problems]
+
+    return Problems(tell(found.training), tell(found.held_out), found.notes)
 
 
 def fitting(cfg: config.Config, found: Problems, rollout: Rollout) -> Problems:

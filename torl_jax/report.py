@@ -31,6 +31,12 @@ def pictures_of(run: Run, beside: Published) -> list[Picture]:
     drawn = (
         ("curves", "Curves", "", curves.overview(run.rows, beside)),
         (
+            "parts",
+            "Parts of the reward",
+            "Under a schedule (dynamic, two stages) their ranges move with the step.",
+            curves.parts_figure(run.rows),
+        ),
+        (
             "benchmarks",
             "Held-out accuracy by benchmark",
             "Counterpart of the paper's figure 4. The mean is unweighted.",

@@ -16,21 +16,26 @@ from torl_jax import config
 from torl_jax.envs.base import Environment, Tool
 from torl_jax.envs.lossy import Lossy
 from torl_jax.envs.python import PythonEnv
+from torl_jax.envs.tools import ToolEnv
 from torl_jax.episode import Problem
 from torl_jax.errors import UserError
+from torl_jax.protocols import dialogue
+from torl_jax.tools.opening import opened
 
 
 @dataclasses.dataclass(frozen=True)
 class Workshop:
     """An environment to be closed. `line` tells people what it is.
 
-    `level`: the sandbox's isolation at the start; "" where no sandbox runs.
+    `level`: the sandbox's isolation at the start; "" where no sandbox runs. `system`: a
+    system message that lists the tools, for problems that bring none.
     """
 
     env: Environment
     line: str
     close: Callable[[], None]
     level: str = ""
+    system: str = ""
 
 
 class Idle:
@@ -58,12 +63,22 @@ IDLE = "tools: none is called, an episode is one turn (config.protocol.calls=0)"
 
 
 def _tools(cfg: config.Config) -> Workshop:
-    if not cfg.tools.files:
+    own = cfg.tools
+    if not own.files:
         raise UserError(
             f"config.protocol.calls is {cfg.protocol.calls}, and no tools: give "
             "--config.tools.files=\"('FILE',)\" (docs/tools.md), or set calls to 0"
         )
-    raise NotImplementedError
+    toolbox = opened(
+        own.files, own.workers, own.environment, own.headers, memory_mb=own.memory_mb
+    )
+    shown = [function.shown() for function in toolbox.functions.values()]
+    return Workshop(
+        ToolEnv(toolbox, own.timeout, own.limit),
+        f"tools: {', '.join(toolbox.functions)} ({own.workers} workers, {own.timeout:g} s a call)",
+        toolbox.close,
+        system=dialogue.system(shown),
+    )
 
 
 def set_aside(cfg: config.SandboxConfig) -> tuple[int, ...]:

@@ -101,14 +101,17 @@ FOUND = {
 
 @pytest.mark.parametrize(("file", "bad"), FOUND.items())
 def test_published_sets(shared: Path, grader: Grader, file: str, bad: list[BadGold]) -> None:
-    report = inspect(str(shared / "data" / file), grader)
+    report = inspect(str(shared / "data" / file), lambda asked: check.golds(asked, grader))
     assert report.bad == bad and report.rows == []
     assert report.problems >= report.distinct >= report.plain > 0
 
 
 @pytest.mark.slow
 def test_the_math_training_set(shared: Path, grader: Grader) -> None:
-    report = inspect(str(shared / "data" / "math" / "math_level3to5_train.parquet"), grader)
+    report = inspect(
+        str(shared / "data" / "math" / "math_level3to5_train.parquet"),
+        lambda asked: check.golds(asked, grader),
+    )
     clock = BadGold("simplelr_math_35/train/3314", "05\\!:\\!00", "unequal to itself")
     assert report.bad == [clock]
     assert [row.row for row in report.rows] == [5054, 5158]
@@ -163,12 +166,35 @@ def test_only_a_file_that_cannot_be_read_is_an_error(grader: Grader, tmp_path: P
     assert "does not exist" in found.stderr and found.stderr.count("\n") == 1
     path = write(tmp_path / "a.jsonl", *ROWS)
     with pytest.raises(UserError, match="'verl2' is not known"):
-        inspect(str(path), grader, "verl2")
+        inspect(str(path), lambda asked: check.golds(asked, grader), "verl2")
     with pytest.raises(UserError, match="no file"):
         check.main([])
 
 
 def test_a_report_is_json(grader: Grader, tmp_path: Path) -> None:
-    report = inspect(str(write(tmp_path / "a.jsonl", *ROWS)), grader)
+    report = inspect(
+        str(write(tmp_path / "a.jsonl", *ROWS)), lambda asked: check.golds(asked, grader)
+    )
     assert json.loads(json.dumps(to_json(report)))["bad"][0]["id"] == "a/1"
     assert scan(tmp_path / "a.jsonl")[1] == report.rows
+
+
+@pytest.mark.parametrize(
+    ("file", "thoughts", "bad"),
+    [("rlla_test.parquet", "keep", 0), ("rlla_sft.json", "keep", 17), ("rlla_sft.json", "drop", 0)],
+)
+def test_golds_that_are_tool_calls(shared, file, thoughts, bad):
+    """Of the SFT set's thoughts 17 mention a tag; without thoughts every gold is right by itself."""
+    report = inspect(
+        str(shared / "data" / "toolrl" / file), lambda asked: check.calls(asked, thoughts)
+    )
+    assert (len(report.bad), report.rows) == (bad, [])
+
+
+def test_calls_that_cannot_be_scored_are_named():
+    golds = ["<think>a</think>\n<tool_call>\n{\n</tool_call>", "<response>no thought</response>"]
+    found = check.calls([Problem(str(i), "?", gold) for i, gold in enumerate(golds)], "keep")
+    assert [(gold.id, gold.reason.partition(":")[0]) for gold in found] == [
+        ("0", "gold calls"),
+        ("1", "unequal to itself"),
+    ]

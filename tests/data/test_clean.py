@@ -1,6 +1,8 @@
 """What is asked twice or held out is found, what only sounds alike is not."""
 
+import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from torl_jax.data import sources
 from torl_jax.data.clean import alike, common, decontaminate, dedup, words
 from torl_jax.episode import Problem
 from torl_jax.errors import UserError
+from torl_jax.protocols.dialogue import HISTORY
 
 
 def problem(question: str, answer: str = "1", name: str = "", source: str = "s") -> Problem:
@@ -60,6 +63,55 @@ def test_each_question_is_kept_once_and_in_order(pairs: list[tuple[str, str]]) -
 
 LONG = "A train leaves the first station at noon and the second at 3 p.m., how far apart are they?"
 TAIL = "The area is m/n, where m and n are relatively prime positive integers. Find the sum m + n."
+
+
+def turn(*calls: str, thought: str = "Hm.", said: str = "") -> str:
+    block = "".join(f"\n{call}" for call in calls)
+    return f"<think> {thought} </think>\n<tool_call>{block}\n</tool_call>{said}"
+
+
+def test_turns_are_the_same_where_their_calls_are_and_the_tools() -> None:
+    first = Problem("first", "Rain?", turn("{1}"), "s", "tools: a")
+    again = dataclasses.replace(first, id="again", answer=turn("{1}", thought="Oh.", said="Yes."))
+    other = dataclasses.replace(first, id="other", answer=turn("{2}"))
+    apart = dataclasses.replace(other, id="apart", system="tools: b")
+    kept, (line,) = dedup([first, again, apart], drop=True)
+    assert kept == [first, apart] and "different answers" not in line
+    kept, (line,) = dedup([first, other, apart], drop=True)
+    assert kept == [apart] and "1 questions (2 problems) have different answers (first)" in line
+
+
+def dialogue(asked: str) -> Problem:
+    roles = ["one: a user who asks for things of any kind that there is in the world"]
+    roles += ["two: an assistant who sees to it that all of this is done as it was said"]
+    return problem("\n".join([HISTORY, *roles, asked]), name=asked)
+
+
+def test_lines_that_many_dialogues_have_are_no_ones_own() -> None:
+    held = [dialogue(f"Book a table for {n} in the harbour") for n in range(20)]
+    rows = [problem("other"), *(dialogue(f"Fly me to {n}") for n in range(20))]
+    rows.append(dialogue("Book a table for 7 in the harbour"))
+    kept, (line,) = decontaminate(rows, held, 13)
+    assert kept == rows[:-1] and line.startswith("1 of 22 training problems dropped")
+    # As many lines may be those of one dialogue, step by step.
+    assert decontaminate(rows[:15], held[:5], 13)[0] == rows[:1]
+    # What says nothing else is still compared.
+    assert decontaminate([*rows, dialogue("\n")], [*held, dialogue("\n")], 13)[0] == kept
+
+
+def test_lines_of_other_questions_are_their_own() -> None:
+    held = [problem(f"{LONG}\n{n}") for n in range(60)]
+    assert decontaminate([problem("other"), problem(LONG)], held, 13)[0] == [problem("other")]
+
+
+def test_tool_dialogues_against_the_released_test_rows(shared: Path) -> None:
+    held = sources.read(shared / "data/toolrl/rlla_test.parquet")
+    rows = sources.read(shared / "data/toolrl/rlla_sft.json")
+    assert dedup(rows, drop=True) == (rows, [])
+    kept, (line,) = decontaminate(rows, held, 13)
+    # One goes on from where a test row ends, one is a test row.
+    assert {p.id for p in rows} - {p.id for p in kept} == {"rlla_sft/341", "rlla_sft/393"}
+    assert line.startswith("2 of 400 training problems dropped")
 
 
 def test_a_held_out_question_is_dropped_whatever_its_marks() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torl_jax.data.schemas import APPENDED, AROUND, unwrapped
+from torl_jax.data.schemas import APPENDED, AROUND, SCHEMAS, problem, unwrapped
 from torl_jax.data.sources import read
 from torl_jax.episode import Problem
 from torl_jax.errors import UserError
@@ -23,6 +23,11 @@ DAPO = (
     'Remember to put your answer on its own line after "Answer:".'
 )
 MATH = "{} Let's think step by step and output the final answer within \\boxed{{}}."
+
+TOLD = "You help.\n\n1. Name: add\nDescription: Adds\nParameters: {}"
+# As a dialogue may end, and as math's instructions and GSM8K's solutions do.
+ASKED = f"**Dialogue Records History**\n<user> {SUM} {APPENDED[0]}"
+GOLD = "<think> I add. </think>\n<response> Look:\n#### 5\n </response>\r\n"
 
 
 def save(path: Path, *rows: Any) -> Path:
@@ -50,7 +55,7 @@ PUBLISHED = {
             "reward_model": {"ground_truth": "5", "stype": "rule"},
             "extra_info": {"id": "0a-1b", "split": "train"},
         },
-        Problem("NuminaMath/train/0a-1b", SUM, "5", "NuminaMath"),
+        Problem("NuminaMath/train/0a-1b", SUM, "5", "NuminaMath", "Please reason step by step."),
     ),
     "verl": (
         ".parquet",
@@ -150,6 +155,28 @@ PUBLISHED = {
         {"id": 1606, "question": SUM, "solution": ["..."], "final_answer": ["5"], "error": None},
         Problem("olympiadbench/1606", SUM, "5", "olympiadbench"),
     ),
+    "rlla": (
+        ".parquet",
+        {
+            "data_source": "rlla",
+            "prompt": [{"role": "system", "content": TOLD}, *user(ASKED)],
+            "ability": "math",
+            "reward_model": {"ground_truth": GOLD, "style": "rule"},
+            "extra_info": {
+                "index": 7,
+                "input": ASKED,
+                "instruction": TOLD,
+                "output": GOLD,
+                "split": "test",
+            },
+        },
+        Problem("rlla/test/7", ASKED, GOLD, "rlla", TOLD),
+    ),
+    "rlla_sft": (
+        ".json",
+        {"instruction": TOLD, "input": ASKED, "output": GOLD},
+        Problem("rlla_sft/0", ASKED, GOLD, "rlla_sft", TOLD),
+    ),
     "gsm8k": (
         ".jsonl",
         {"question": SUM, "answer": "There are 2+3=<<2+3=5>>5.\n#### 5"},
@@ -160,8 +187,8 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_layout(tmp_path: Path, name: str) -> None:
-    suffix, row, problem = PUBLISHED[name]
-    assert read(save(tmp_path / f"{name}{suffix}", row)) == [problem]
+    suffix, row, wanted = PUBLISHED[name]
+    assert read(save(tmp_path / f"{name}{suffix}", row)) == [wanted]
 
 
 @pytest.mark.parametrize("wrapper", [DAPO, MATH, "{}\n" + APPENDED[1], DAPO + " Do.\n"])
@@ -191,13 +218,13 @@ def test_declared_columns(tmp_path: Path) -> None:
 
 
 def test_one_declared_column_changes_a_known_layout(tmp_path: Path) -> None:
-    _, row, problem = PUBLISHED["verl"]
+    _, row, wanted = PUBLISHED["verl"]
     assert isinstance(row, dict)
     path = save(tmp_path / "a.parquet", row | {"mine": "6"})
     (found,) = read(path, columns={"answer": "mine"})
-    assert (found.id, found.question, found.answer) == (problem.id, SUM, "6")
+    assert (found.id, found.question, found.answer) == (wanted.id, SUM, "6")
     (found,) = read(path, columns={"id": "ability"})
-    assert found.id == f"{problem.source}/math"
+    assert found.id == f"{wanted.source}/math"
 
 
 def test_a_flattened_csv(tmp_path: Path) -> None:
@@ -229,7 +256,7 @@ def test_columns_that_are_not_there(tmp_path: Path, columns: dict[str, str], wor
         ({"answer": []}, "answer is a list"),
         ({"answer": [None]}, "no answer"),
         ({"answer": "see below\n#### "}, "no answer"),
-        ({"question": "x" * 100_001}, "question is 100001 characters long"),
+        ({"question": "x" * 400_001}, "question is 400001 characters long"),
         ({"id": "half \udcff"}, "id is not UTF-8"),
         ({"id": "half \ud800"}, "id holds half a character"),
         ({"data_source": "a\0b"}, "source holds a NUL"),
@@ -245,3 +272,64 @@ def test_values_that_are_refused(tmp_path: Path, row: dict[str, Any], reason: st
 def test_an_id_that_is_none_is_the_rows_number(tmp_path: Path, value: Any) -> None:
     path = save(tmp_path / "a.jsonl", {"question": SUM, "answer": "5", "id": value})
     assert [p.id for p in read(path)] == ["a/0"]
+
+
+def test_the_released_rows_load_byte_for_byte(shared: Path) -> None:
+    path = shared / "data/toolrl/rlla_test.parquet"
+    rows = pyarrow.parquet.read_table(path).to_pylist()
+    assert read(path) == [
+        Problem(
+            f"rlla/test/{n}",
+            row["extra_info"]["input"],
+            row["reward_model"]["ground_truth"],
+            "rlla",
+            row["extra_info"]["instruction"],
+        )
+        for n, row in enumerate(rows)
+    ]
+    assert len(rows) == 80
+    path = shared / "data/toolrl/rlla_sft.json"
+    rows = json.loads(path.read_text())
+    assert [(p.id, p.system, p.question, p.answer) for p in read(path)] == [
+        (f"rlla_sft/{n}", row["instruction"], row["input"], row["output"])
+        for n, row in enumerate(rows)
+    ]
+    assert len(rows) == 400
+
+
+@given(text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_a_turn_is_kept_as_it_is_whatever_is_in_it(text: str) -> None:
+    asked, gold = f"<user> {text}{APPENDED[1]}", f"<think>{text}\n#### 18\n"
+    row = {"instruction": f"T{text}", "input": asked, "output": gold}
+    assert problem(row, SCHEMAS["rlla"], "0") == Problem("/0", asked, gold, "", f"T{text}")
+
+
+def test_a_system_column_is_declared(tmp_path: Path) -> None:
+    row = {"question": SUM, "answer": "5", "tools": TOLD}
+    path = save(tmp_path / "a.jsonl", row)
+    assert read(path)[0].system == ""
+    assert read(path, columns={"system": "tools"}) == [Problem("a/0", SUM, "5", "a", TOLD)]
+    with pytest.raises(UserError, match=r"question \+ told \+ answer|question \+ answer \+ told"):
+        read(path, columns={"system": "told"})
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ([TOLD, TOLD], "2 system messages where 1 at most is needed"),
+        ([" "], "system message is blank"),
+        ([["x"]], "system message is a list"),
+    ],
+)
+def test_system_messages_that_are_refused(tmp_path: Path, told: list[Any], reason: str) -> None:
+    messages = [{"role": "system", "content": text} for text in told] + user(SUM)
+    path = save(tmp_path / "a.jsonl", {"question": messages, "answer": "5"})
+    with pytest.raises(UserError, match=reason):
+        read(path)
+
+
+def test_an_empty_system_message_is_none(tmp_path: Path) -> None:
+    for told in (None, ""):
+        messages = [{"role": "system", "content": told}, *user(SUM)]
+        path = save(tmp_path / "a.jsonl", {"question": messages, "answer": "5"})
+        assert read(path) == [Problem("a/0", SUM, "5", "a")]

@@ -67,7 +67,9 @@ def test_two_rows_of_the_math_set_have_no_answer(shared: Path, caplog) -> None:
 def test_parquet_and_jsonl_give_the_same_problems(tmp_path: Path) -> None:
     rows = [verl(f"{n}+1?", str(n + 1), index=n, split="test") for n in range(3)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "sums.parquet")
-    wanted = [Problem(f"sums/test/{n}", f"{n}+1?", str(n + 1), "sums") for n in range(3)]
+    wanted = [
+        Problem(f"sums/test/{n}", f"{n}+1?", str(n + 1), "sums", "be brief") for n in range(3)
+    ]
     assert read(tmp_path / "sums.parquet") == wanted
     assert read(jsonl(tmp_path / "sums.jsonl", *rows), "verl") == wanted
 

@@ -95,6 +95,8 @@ def test_a_fingerprint_tells_lists_apart() -> None:
     lists += [
         [Problem("0", "question 0", "0question 1")],
         [Problem("0", "question 00", "question 1")],
+        [dataclasses.replace(three[0], system="told"), *three[1:]],
+        [*three[:2], dataclasses.replace(three[2], system="told")],
     ]
     assert len({fingerprint(each) for each in lists}) == len(lists)
     assert fingerprint(three) == GOLDEN_PRINT, "resumed runs would be refused"

@@ -31,9 +31,9 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_run(name: str) -> None:
     turn, strict, kind = CASES[name]
-    for extraction, wanted in (("compat", strict), ("tolerant", kind)):
-        found = ToRL(extraction=extraction).call(turn + STOP)
-        assert (found.text if found else "") == wanted, extraction
+    for markup, wanted in ((ToRL(), strict), (ToRL(extraction="tolerant"), kind)):
+        found = markup.call(turn + STOP)
+        assert (found.text if found else "") == wanted, markup.extraction
 
 
 def test_every_block_is_listed_closed_or_not() -> None:

@@ -18,7 +18,7 @@ POSITIVE = (
     "sandbox.memory_mb",
     "tools.workers",
     "tools.timeout",
-    "tools.limit",
+    "tools.memory_mb",
     "reward.workers",
     "reward.timeout",
     "rl.problems_per_step",
@@ -91,6 +91,7 @@ def check(config: Any) -> None:
         _need(config, "rl.group_size", lambda x: x >= 2, "at least 2: groups compare samples")
     for key in ("rl.gamma", "rl.lam", "sft.warmup", "sandbox.lost"):
         _need(config, key, lambda x: 0 <= x <= 1, "a share, 0 to 1")
+    _need(config, "tools.limit", lambda x: x >= 2, "at least 2: a result is cut in its middle")
     _need(
         config,
         "toolrl.dynamic_length",

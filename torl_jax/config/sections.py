@@ -110,8 +110,10 @@ class Tools:
     files: tuple[str, ...] = ()
     workers: int = 2
     timeout: float = 10.0  # seconds a call
+    memory_mb: int = 2048  # of a worker for Python files
     limit: int = 1024  # characters of a result
     environment: tuple[str, ...] = ()  # names of variables that the tools may see
+    headers: tuple[str, ...] = ()  # "NAME: VALUE" sent to servers; $NAME is one of these variables
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,10 @@
 r"""Finds gold answers that no answer can be graded against, before anything is trained on them.
 
-    python -m torl_jax.data.check FILE [FILE ...] [--schema=NAME] [--workers=N] [--json]
+    python -m torl_jax.data.check FILE [FILE ...] [--calls] [--schema=NAME] [--workers=N] [--json]
 
 Every gold must be read by the grader and be equal to itself as an expression, without the
-shortcut that equal text is equal; else only its very spelling would be right. Prints what
+shortcut that equal text is equal; else only its very spelling would be right. With --calls
+golds are ToolRL's tool calls: each must be readable and score itself as right. Prints what
 does not, with the rows that the reader refuses. FILE may also be a data set on the hub.
 Exit code 0 whatever is found, 2 for a file that cannot be read.
 """
@@ -31,6 +32,7 @@ from torl_jax.data.schemas import SCHEMAS
 from torl_jax.data.sources import BadRow
 from torl_jax.episode import Problem
 from torl_jax.errors import UserError
+from torl_jax.rewards import structured, toolrl
 from torl_jax.rewards.answer import Check, Grader
 
 # ASCII digits with at most a sign and a decimal point: the parser's grammar has them as one
@@ -87,6 +89,22 @@ def golds(
     ]
 
 
+def calls(problems: Sequence[Problem], thoughts: Literal["keep", "drop"]) -> list[BadGold]:
+    """The problems whose gold tool calls are malformed, or do not score themselves as right.
+
+    `thoughts`: see `structured.gold_of`.
+    """
+    variant, bad = toolrl.ToolRLReward(), []
+    for problem in problems:
+        gold = structured.gold_of(problem.answer, thoughts)
+        reason = toolrl.check_gold(gold)
+        if not reason and not toolrl.score(gold, gold, variant=variant, step=0).correct:
+            reason = UNEQUAL
+        if reason:
+            bad.append(BadGold(problem.id, problem.answer, reason))
+    return bad
+
+
 def _reason(check: Check) -> str:
     if check.failure:
         return check.failure
@@ -115,15 +133,12 @@ def usable(problems: Sequence[Problem], bad: Sequence[BadGold], choice: Choice) 
 
 
 def inspect(
-    file: str,
-    grader: Grader,
-    schema: str = "auto",
-    done: Callable[[int, int], None] | None = None,
+    file: str, look: Callable[[Sequence[Problem]], list[BadGold]], schema: str = "auto"
 ) -> Report:
-    """Everything wrong with a file. Raises UserError where it cannot be read."""
+    """Everything wrong with a file; `look` finds bad golds. UserError where it cannot be read."""
     problems, rows = sources.scan(file, schema)
     start = time.monotonic()
-    bad = golds(problems, grader, done)
+    bad = look(problems)
     distinct = {problem.answer.strip() for problem in problems}
     plain = sum(bool(PLAIN.fullmatch(gold)) for gold in distinct)
     seconds = time.monotonic() - start
@@ -164,28 +179,35 @@ def _line(console: Console, file: str, where: str, what: str) -> None:
     console.print(text, soft_wrap=True)
 
 
+def _graded(files: Sequence[str]) -> list[Report]:
+    """Reports on files of answers, by the grader."""
+    options, reports = flags.FLAGS, []
+    with (
+        Grader(options.workers, options.timeout) as grader,
+        logs.progress_bar(Console(stderr=True)) as progress,
+    ):
+        for file in files:
+            task = progress.add_task(os.path.basename(file), total=None)
+
+            def done(count: int, total: int, task=task) -> None:
+                progress.update(task, completed=count, total=total)
+
+            def look(problems: Sequence[Problem], done=done) -> list[BadGold]:
+                return golds(problems, grader, done)
+
+            reports.append(inspect(file, look, options.schema))
+    return reports
+
+
 def main(argv: list[str]) -> None:
     """The entry point."""
     options = flags.FLAGS
     if not argv:
         raise UserError("no file: give one or more, see --help")
-    reports = []
-    with (
-        Grader(options.workers, options.timeout) as grader,
-        logs.progress_bar(Console(stderr=True)) as progress,
-    ):
-        for file in argv:
-            task = progress.add_task(os.path.basename(file), total=None)
-            reports.append(
-                inspect(
-                    file,
-                    grader,
-                    options.schema,
-                    lambda count, total, task=task: progress.update(
-                        task, completed=count, total=total
-                    ),
-                )
-            )
+    if options.calls:
+        reports = [inspect(f, lambda p: calls(p, options.thoughts), options.schema) for f in argv]
+    else:
+        reports = _graded(argv)
     if options.json:
         print(json.dumps([to_json(report) for report in reports], indent=1))
     else:
@@ -194,6 +216,8 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("schema", "auto", f"Layout of the files: auto, {', '.join(SCHEMAS)}.")
+    flags.DEFINE_bool("calls", False, "The golds are tool calls, not answers.")
+    flags.DEFINE_enum("thoughts", "keep", ["keep", "drop"], "With --calls: the golds' thoughts.")
     flags.DEFINE_integer(
         "workers", os.cpu_count() or 1, "Processes that look at golds.", lower_bound=1
     )

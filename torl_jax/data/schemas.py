@@ -1,9 +1,10 @@
 """Schemas: where a row keeps its question, its answer and its name; from a row to a Problem.
 
 Columns are dotted into nested ones (`reward_model.ground_truth`). A question may be plain text
-or a list of {role, content} messages, of which the user's one counts (a row's own system message
-is dropped: the prompt is the protocol's business). Instructions that a published set writes around
-each question are taken off likewise (`unwrapped`).
+or a list of {role, content} messages, of which the user's one is the question and the system's one
+goes along (`Problem.system`: ToRL's prompt leaves it out, ToolRL's begins with it). Instructions
+that a published set writes around each question are taken off (`unwrapped`). Where the answer is
+a whole turn of a dialogue, which begins with a thought, it and the question stay as they are.
 
 Published layouts, in the order in which they are looked for (SCHEMAS):
 
@@ -17,6 +18,8 @@ Published layouts, in the order in which they are looked for (SCHEMAS):
   final     question, final_answer: DeepMath-103K (zwhe99 on the hub), OlympiadBench (a list)
   orz       [{from, value}, {from, ground_truth: {value, pass_at_n}}]: Open-Reasoner-Zero (its
             repository, data/orz_math_57k_collected.json, and the sets of 72k and 13k)
+  rlla      instruction, input, output: ToolRL's raw files (qiancheng0/ToolRL, rlla_rl.json,
+            rlla_sft.json); its parquet files have verl's layout
 """
 
 import dataclasses
@@ -31,8 +34,10 @@ from torl_jax.episode import Problem
 from torl_jax.errors import UserError
 
 COLUMNS_LISTED = 20  # columns named in a message; the rest are counted
-LONGEST = 100_000  # characters of a question, an answer or a name; published ones stay far below
-COLUMNS = ("question", "answer", "id", "source")  # what a column mapping may declare
+# Characters of a text. Published ones stay far below; a dialogue of as many fills 100,000 tokens.
+LONGEST = 400_000
+TURN = "<think>"  # how an answer begins that is a whole turn of a dialogue
+COLUMNS = ("question", "answer", "id", "source", "system")  # what a column mapping may declare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +45,9 @@ class Schema:
     """Where a row keeps what a Problem needs; optional columns may be absent.
 
     `ids` are tried in order until one is present; the row's number is the last
-    resort. `source` and `split` name the set that the row belongs to. `required`:
-    columns without which a file is refused, besides the question's and the answer's.
+    resort. `source` and `split` name the set that the row belongs to. `system`: the system
+    message, where it has a column of its own. `required`: columns without which a file is
+    refused, besides the question's, the answer's and the system message's.
     """
 
     question: str
@@ -49,12 +55,14 @@ class Schema:
     ids: tuple[str, ...] = ("id", "unique_id")
     source: str = "data_source"
     split: str = ""
+    system: str = ""
     required: tuple[str, ...] = ()
 
     @property
     def needed(self) -> tuple[str, ...]:
         """The columns without which a file is refused."""
-        return (self.question, self.answer, *self.required)
+        own = (self.system,) if self.system else ()
+        return (self.question, self.answer, *own, *self.required)
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -81,8 +89,7 @@ def candidates(schema: str | Schema, columns: Mapping[str, str]) -> list[Schema]
     changes["required"] = tuple(columns[k] for k in ("id", "source") if k in columns)
     if "id" in columns:
         changes |= {"ids": (columns["id"],), "split": ""}
-    if "source" in columns:
-        changes["source"] = columns["source"]
+    changes |= {k: columns[k] for k in ("source", "system") if k in columns}
     return [dataclasses.replace(each, **changes) for each in known] if columns else known
 
 
@@ -107,13 +114,18 @@ def problem(
     """The row's problem; `number` and `source` where it has no id or source. Raises Unusable."""
     if isinstance(row, Unusable):
         raise row
-    question = _question(_get(row, schema.question))
-    answer = _answer(_get(row, schema.answer))
+    gold = _get(row, schema.answer)
+    turn = isinstance(gold, str) and gold.startswith(TURN)
+    system, question = _asked(_get(row, schema.question), bare=not turn)
+    answer = _text(gold, "answer") if turn else _answer(gold)
+    if schema.system:
+        system = _text(_get(row, schema.system), "system message")
     source = _name(_get(row, schema.source), "source") or source
     names = (_name(_get(row, name), "id") for name in schema.ids)
     name = next(filter(None, names), number)
     split = _name(_get(row, schema.split), "split")
-    return Problem("/".join([source, *([split] if split else []), name]), question, answer, source)
+    id = "/".join([source, *([split] if split else []), name])
+    return Problem(id, question, answer, source, system)
 
 
 def _get(row: dict[str, Any], path: str) -> Any:
@@ -126,15 +138,23 @@ def _get(row: dict[str, Any], path: str) -> Any:
     return value
 
 
-def _question(value: Any) -> str:
-    if not isinstance(value, list):
-        return _text(unwrapped(_text(value, "question")), "question")
-    if not all(isinstance(m, dict) and "role" in m and "content" in m for m in value):
-        raise Unusable("question is a list of something else than {role, content}")
-    asked = [m["content"] for m in value if m["role"] == "user"]
-    if len(asked) != 1:
-        raise Unusable(f"{len(asked)} user messages where 1 is needed")
-    return _text(unwrapped(_text(asked[0], "question")), "question")
+def _asked(value: Any, bare: bool) -> tuple[str, str]:
+    """(the system message or "", the question); `bare`: without instructions around it."""
+    system, question = "", value
+    if isinstance(value, list):
+        if not all(isinstance(m, dict) and "role" in m and "content" in m for m in value):
+            raise Unusable("question is a list of something else than {role, content}")
+        asked = [m["content"] for m in value if m["role"] == "user"]
+        if len(asked) != 1:
+            raise Unusable(f"{len(asked)} user messages where 1 is needed")
+        (question,) = asked
+        told = [m["content"] for m in value if m["role"] == "system"]
+        if len(told) > 1:
+            raise Unusable(f"{len(told)} system messages where 1 at most is needed")
+        if told and told[0]:
+            system = _text(told[0], "system message")
+    question = _text(question, "question")
+    return system, _text(unwrapped(question), "question") if bare else question
 
 
 def unwrapped(question: str) -> str:
@@ -218,4 +238,5 @@ SCHEMAS = {
     "problem": Schema(question="problem", answer="answer"),
     "final": Schema(question="question", answer="final_answer"),
     "orz": Schema(question="0.value", answer="1.ground_truth.value"),
+    "rlla": Schema(question="input", answer="output", system="instruction"),
 }

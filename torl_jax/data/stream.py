@@ -129,7 +129,12 @@ def fingerprint(problems: Sequence[Problem]) -> str:
     """16 hex digits of what the problems are, in their order: a cursor means nothing in others."""
     digest = hashlib.sha256()
     for problem in problems:
-        for text in (problem.id, problem.question, problem.answer):
+        texts = [problem.id, problem.question, problem.answer]
+        if problem.system:
+            # No length spells this mark, so that no problem's system message is another's id.
+            digest.update(b"\xff" * 8)
+            texts.append(problem.system)
+        for text in texts:
             data = text.encode()
             digest.update(len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()[:16]

@@ -34,6 +34,7 @@ PHASES = (
     ("reward", "time/reward", PINK),
     ("update", "time/update", GREEN),
 )
+PARTS = ("format", "correctness", "length")  # of ToolRL's reward
 # Of benchmarks evaluated by name; where there are none, of the held-out problems' sources.
 ACCURACIES = (
     re.compile(r"eval/(?!mean/)(?P<name>[^/]+)/(?P<kind>greedy_)?accuracy"),
@@ -198,6 +199,23 @@ def benchmark_figure(rows: Sequence[Row], published: Published) -> Figure | None
         dress(axes, f"Mean of {len(names)}" if name == "mean" else words(name))
     if drawn:
         explain(figure, [("ToRL's table: greedy, one call", False)])
+    return figure
+
+
+def parts_figure(rows: Sequence[Row]) -> Figure | None:
+    """The parts of ToolRL's reward, in training and held out; None for another reward."""
+    if not any(len(series(rows, f"rollout/reward_{part}")[0]) for part in PARTS):
+        return None
+    figure, grid = sheet(1, 3)
+    for place, part in enumerate(PARTS):
+        lines = [
+            Line("train", f"rollout/reward_{part}", SKY),
+            Line("held out, T=1", f"eval/reward_{part}", BLUE, evaluated=True),
+            Line("held out, greedy", f"eval/greedy_reward_{part}", RED, evaluated=True),
+        ]
+        axes = figure.add_subplot(grid[0, place])
+        draw(axes, rows, lines, from_zero=False)
+        dress(axes, f"{part.capitalize()} (part of the reward)")
     return figure
 
 

@@ -53,7 +53,7 @@ def test_every_recipe_parses(name):
     assert module.__doc__
 
 
-@pytest.mark.parametrize("name", ["torl_1p5b", "torl_7b"])
+@pytest.mark.parametrize("name", ["torl_1p5b", "torl_7b", "toolrl_1p5b", "toolrl_7b"])
 def test_smoke_differs_in_size_only(name):
     module = importlib.import_module(f"configs.{name}")
     paper, smoke = (config.parse(module.get_config(a)) for a in ("", "smoke"))
@@ -84,6 +84,36 @@ def test_each_ablation_changes_its_own_keys_only(name):
         assert ablation == dataclasses.replace(paper, **changed)
     both = config.parse(module.get_config("c2,smoke"))
     assert both.protocol.calls == 2 and both.model.random and both.run.steps == 2
+
+
+@pytest.mark.parametrize("name", ["toolrl_1p5b", "toolrl_3b", "toolrl_7b", "toolrl_llama_3b"])
+def test_each_toolrl_argument_changes_its_own_keys_only(name):
+    module = importlib.import_module(f"configs.{name}")
+    paper = config.parse(module.get_config())
+    lengths = {"max_prompt": 1024, "max_response": 512, "ladder": (256, 1024)}
+    wanted = {
+        "ppo": {
+            "rl": {"estimator": "gae", "group_size": 1},
+            "sampler": lengths,
+            "learner": {"row_tokens": 1536},
+        },
+        "gdpo": {"rl": {"estimator": "gdpo"}},
+        "kl": {"rl": {"kl_coef": 0.001, "kl_in": "reward", "kl_estimator": "k1"}},
+        "paper": {"toolrl": {"matching": "optimal", "schedule": "paper"}},
+        "sft400": {"model": {"path": f"runs/{name}_sft400/model"}},
+        "dynamic": {"toolrl": {"dynamic_scale": True}},
+        "dynamic_length": {"toolrl": {"length": True, "dynamic_length": True}},
+    }
+    switches = ("length", "equal_max", "two_stage", "refined", "intermediate", "coarse")
+    wanted |= {switch: {"toolrl": {switch: True}} for switch in switches}
+    for argument, keys in wanted.items():
+        changed = {
+            section: dataclasses.replace(getattr(paper, section), **values)
+            for section, values in keys.items()
+        }
+        made = config.parse(module.get_config(argument))
+        assert made == dataclasses.replace(paper, **changed), argument
+    assert set(wanted) | {"sft", "smoke"} == set(module.ARGUMENTS)
 
 
 def test_the_papers_values_are_the_defaults():

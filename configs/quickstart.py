@@ -4,6 +4,9 @@ COMMAND   python -m torl_jax.train --config=configs/quickstart.py --workdir=runs
 PLAN      python -m torl_jax.plan --config=configs/quickstart.py --topology=cpu:1
 HARDWARE  2 CPU cores, 4 GiB
 MODEL     assets/tiny-base, made by `python -m torl_jax.pretrain`
+TOOLRL    configs/quickstart.py:toolrl: structured tool calls instead of Python, by ToolRL's reward,
+          from assets/tiny-tools; also :toolrl,coarse and :toolrl,dynamic
+PPO       configs/quickstart.py:ppo, or :toolrl,ppo: a critic and one sample a problem
 """
 
 from pathlib import Path
@@ -15,8 +18,8 @@ HARD = ("product", "power", "gcd", "count", "digits")
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
-def get_config() -> Any:
-    """The quickstart."""
+def get_config(argument: str = "") -> Any:
+    """The quickstart, changed by the names in `argument` (see ARGUMENTS)."""
     c = base.get_config()
     c.model.path = str(ASSETS / "tiny-base")
     c.data.source = "arithmetic"
@@ -46,4 +49,45 @@ def get_config() -> Any:
     c.eval.every = 10
     c.checkpoint.every = 10
     c.run.steps = 60
+    base.apply(c, argument, ARGUMENTS)
     return c
+
+
+def toolrl(c: Any) -> None:
+    """Calls of invented tools; nothing is executed, an episode is one turn."""
+    c.model.path = str(ASSETS / "tiny-tools")
+    c.data.source = "tools"
+    c.data.families = ()
+    c.data.eval_problems = 160
+    c.protocol.markup = "toolrl"
+    c.protocol.prompt = ""
+    c.protocol.calls = 0
+    c.reward.kind = "toolrl"
+    c.sampler.max_prompt = 168
+    c.sampler.max_response = 96
+    c.sampler.segment = 24
+    c.sampler.ladder = (168,)
+    c.learner.row_tokens = 264
+    c.run.steps = 100
+
+
+def coarse(c: Any) -> None:
+    """All calls are right or nothing is."""
+    c.toolrl.coarse = True
+
+
+def dynamic(c: Any) -> None:
+    """Format first, correctness later: the ranges move with the step, over this run's length."""
+    c.toolrl.dynamic_scale = True
+    c.toolrl.schedule = "paper"
+
+
+def ppo(c: Any) -> None:
+    """As many episodes a step, each of its own problem, and a critic."""
+    c.rl.estimator = "gae"
+    c.rl.problems_per_step *= c.rl.group_size
+    c.rl.group_size = 1
+    c.critic.lr = 1e-3
+
+
+ARGUMENTS = {"toolrl": toolrl, "coarse": coarse, "dynamic": dynamic, "ppo": ppo}

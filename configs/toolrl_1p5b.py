@@ -143,9 +143,8 @@ def smoke(c: Any) -> None:
     c.sampler.segment = 16
     c.sampler.extend_rows = 4
     c.sampler.ladder = (256, 960)
-    c.rl.problems_per_step = 2
+    c.rl.problems_per_step = 4
     c.rl.group_size = min(c.rl.group_size, 2)
-    c.rl.minibatches = 2
     c.learner.row_tokens = 1024
     c.learner.microbatch_rows = 2
     c.learner.head_chunk = 256

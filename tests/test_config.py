@@ -188,6 +188,20 @@ def test_whole_numbers_are_floats_where_floats_belong():
         ({"sampler": {"temperature": 0.0}}, ["temperature is 0.0"]),
         ({"run": {"steps": 0}}, ["config.run.steps is 0"]),
         ({"optimizer": {"lr": float("nan")}}, ["config.optimizer.lr is nan"]),
+        ({"rl": {"group_size": 1}}, ["config.rl.group_size is 1", "at least 2"]),
+        (
+            {"rl": {"estimator": "gae", "group_size": 1}, "filters": {"zero_variance": True}},
+            ["config.filters.zero_variance", "rl.group_size=1"],
+        ),
+        (
+            {"rl": {"estimator": "gdpo", "kl_in": "reward", "kl_coef": 0.1}},
+            ["config.rl.kl_in", "gdpo"],
+        ),
+        ({"toolrl": {"dynamic_length": True}}, ["config.toolrl.dynamic_length", "length too"]),
+        (
+            {"reward": {"kind": "toolrl"}, "eval": {"benchmarks": ("aime24",)}},
+            ["config.eval.benchmarks", "evaluate_tools"],
+        ),
         ({"rl": {"clip_low": -0.1}}, ["config.rl.clip_low is -0.1"]),
         ({"rl": {"kl_coef": float("nan")}}, ["config.rl.kl_coef is nan"]),
     ],

@@ -21,7 +21,7 @@ from torl_jax.crew import Crew
 from torl_jax.data import arithmetic
 from torl_jax.episode import Problem
 from torl_jax.errors import UserError
-from torl_jax.evaluate import Options, changed, evaluate, fingerprint
+from torl_jax.evaluate import Options, changed, evaluate
 from torl_jax.evaluation import Mode
 from torl_jax.exam import placed
 from torl_jax.interrupt import StopSignal
@@ -30,6 +30,7 @@ from torl_jax.parallel import mesh
 from torl_jax.rewards.answer import Grade, Grader
 from torl_jax.rewards.outcome import Answers
 from torl_jax.scoreboard import Answered, Reference, Sample, Standing, accuracy_sheet, standings
+from torl_jax.sitting import fingerprint
 
 ROOT = Path(__file__).resolve().parent.parent
 CHANGES = ("sampler.max_prompt=48", "sampler.slots=8", "sandbox.workers=1")

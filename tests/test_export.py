@@ -13,11 +13,11 @@ import pytest
 from torl_jax import config, parts, policy
 from torl_jax.checkpoint import Checkpoints, Meta
 from torl_jax.errors import UserError
-from torl_jax.export import export
 from torl_jax.learner import optimizer, state
 from torl_jax.model import hf
 from torl_jax.model.transformer import initialise
 from torl_jax.parallel import mesh
+from torl_jax.publish import publish as export
 
 OVERRIDES = {
     "vocab_size": 24, "d_model": 8, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 4,

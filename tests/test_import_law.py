@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Prefixes: `torl_jax.envs` is the package and all that is in it.
 WORDS = (
     "torl_jax.episode",
+    "torl_jax.columns",
     "torl_jax.config",
     "torl_jax.errors",
     "torl_jax.metrics",
@@ -26,11 +27,17 @@ WORDS = (
     "torl_jax.logs",
     "torl_jax.record",
     "torl_jax.transcript",
+    "torl_jax.toolbench",
     "torl_jax.report",
     "torl_jax.reporting",
     "torl_jax.protocols",
     "torl_jax.envs",
+    "torl_jax.tools",
     "torl_jax.rewards",
+    "torl_jax.serving.answers",
+    "torl_jax.serving.dialogue",
+    "torl_jax.serving.fields",
+    "torl_jax.serving.text",
     "torl_jax.data",
 )
 ARRAYS = (
@@ -49,19 +56,29 @@ SERVICES = (
     "torl_jax.compilation",
     "torl_jax.crew",
     "torl_jax.evaluate",
+    "torl_jax.evaluate_tools",
     "torl_jax.evaluation",
     "torl_jax.exam",
     "torl_jax.export",
     "torl_jax.gate",
     "torl_jax.interrupt",
+    "torl_jax.launch",
     "torl_jax.parts",
     "torl_jax.plan",
     "torl_jax.planning",
     "torl_jax.policy",
+    "torl_jax.publish",
     "torl_jax.pretrain",
     "torl_jax.problems",
+    "torl_jax.serve",
+    "torl_jax.serving.app",
+    "torl_jax.serving.batch",
+    "torl_jax.serving.server",
+    "torl_jax.sitting",
+    "torl_jax.sft",
     "torl_jax.solve",
     "torl_jax.supervise",
+    "torl_jax.toolexam",
     "torl_jax.train",
     "torl_jax.trainer",
     "torl_jax.workdir",
@@ -168,7 +185,8 @@ def test_the_worlds_meet_at_two_doors_only():
 
 
 def test_nothing_imports_an_entry_point():
-    names = ("train", "evaluate", "solve", "export", "pretrain", "report", "plan")
+    names = ("train", "sft", "evaluate", "evaluate_tools", "serve", "solve", "export")
+    names += ("pretrain", "report", "plan")
     entries = {f"torl_jax.{name}" for name in names}
     for name in TORL:
         assert not (imports(name) & entries) - {name}, name

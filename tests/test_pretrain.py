@@ -1,5 +1,6 @@
 """Packing loses nothing and mixes nothing; the shipped base is what its card says."""
 
+import dataclasses
 import functools
 import json
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from torl_jax import gate, pretrain
-from torl_jax.data import arithmetic, corpus, rows, vocabulary
+from torl_jax.data import arithmetic, corpora, corpus, rows, vocabulary
 from torl_jax.data.rows import Rows
 from torl_jax.episode import Author
 from torl_jax.errors import UserError
@@ -23,7 +24,8 @@ from torl_jax.model.transformer import initialise
 from torl_jax.pretrain import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-ASSET = ROOT / "assets" / "tiny-base"
+ASSETS = ROOT / "assets"
+BOTH = pytest.mark.parametrize("corpus", corpora.CORPORA.values(), ids=lambda corpus: corpus.name)
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +148,19 @@ def test_an_untrained_model_fails_the_gate(model, tokenizer, monkeypatch):
     assert len(gate.failures(table)) == 2 * len(arithmetic.FAMILIES)
 
 
+def test_the_gate_of_calls_has_a_column_a_part_and_none_where_nothing_is_called(model, monkeypatch):
+    monkeypatch.setattr(gate, "DOCUMENTS", 4)
+    monkeypatch.setattr(pretrain, "TOKENIZER_DOCUMENTS", 3_000)
+    tokenizer = pretrain.build_tokenizer(corpora.TOOLS, seed=0)
+    config = dataclasses.replace(model[0], vocab_size=tokenizer.get_vocab_size())
+    params = jax.jit(initialise, static_argnums=0)(config, jax.random.key(0))
+    table = gate.measure(config, params, tokenizer, corpus=corpora.TOOLS)
+    assert list(table["two"]) == ["tag", "name", "key", "value"]
+    assert list(table["none"]) == ["tag"]
+    assert len(gate.failures(table)) == 4 + 4 + 1
+    assert gate.markdown(table).splitlines()[-1].endswith("| - | - | - | - | - | - |")
+
+
 def test_the_same_seed_makes_the_same_files(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gate, "DOCUMENTS", 2)
     monkeypatch.setattr(pretrain, "TOKENIZER_DOCUMENTS", 1_500)
@@ -176,6 +191,7 @@ def test_the_same_seed_makes_the_same_files(tmp_path, monkeypatch, capsys):
         ({"steps": 50}, "--steps=50 leaves nothing after --warmup=100"),
         ({"rows": 0}, "--rows=0: expected a number above 0"),
         ({"seed": -1}, "--seed=-1: expected 0 or more"),
+        ({"corpus": "poems"}, "--corpus=poems: expected arithmetic or tools"),
     ],
 )
 def test_an_impossible_recipe_says_what_to_mend(options, words):
@@ -186,6 +202,7 @@ def test_an_impossible_recipe_says_what_to_mend(options, words):
 def test_the_command_names_what_differs_from_the_shipped_base():
     assert Recipe().command() == "python -m torl_jax.pretrain --out=DIR"
     assert Recipe(seed=3, layers=2).command().endswith("--out=DIR --seed=3 --layers=2")
+    assert Recipe(corpus="tools").command().endswith("--out=DIR --corpus=tools")
 
 
 def test_a_failed_gate_is_exit_code_1_and_one_line(tmp_path):
@@ -199,26 +216,50 @@ def test_a_failed_gate_is_exit_code_1_and_one_line(tmp_path):
     assert "gcd box 0.00" in line and "Traceback" not in done.stderr
 
 
-def test_the_shipped_base_passes_the_gate_as_its_card_says():
-    config, params = hf.load(ASSET)
-    tokenizer = Tokenizer.from_file(str(ASSET / "tokenizer.json"))
-    table = gate.measure(config, params, tokenizer)
+@BOTH
+def test_the_shipped_base_passes_the_gate_as_its_card_says(corpus):
+    folder = ASSETS / corpus.title
+    config, params = hf.load(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    table = gate.measure(config, params, tokenizer, corpus=corpus)
     assert gate.failures(table) == []
-    record = json.loads((ASSET / "gate.json").read_text())
+    record = json.loads((folder / "gate.json").read_text())
+    assert list(record["families"]) == list(corpus.kinds)
     for family, row in record["families"].items():
+        assert list(row) == list(table[family])
         for name, digits in row.items():
             assert table[family][name] == pytest.approx(Digits(**digits), abs=0.02)
-    assert gate.markdown(table).splitlines()[0] in (ASSET / "README.md").read_text()
 
 
-def test_the_shipped_tokenizer_is_the_one_the_code_makes():
-    first = (corpus.document(0, i) for i in range(pretrain.TOKENIZER_DOCUMENTS))
-    made = vocabulary.build(text for document in first for _, text in document.pieces)
-    shipped = Tokenizer.from_file(str(ASSET / "tokenizer.json"))
-    assert made.to_str() == shipped.to_str()
+@BOTH
+def test_the_shipped_card_is_the_one_the_code_writes(corpus, tmp_path, monkeypatch):
+    folder = ASSETS / corpus.title
+    record = json.loads((folder / "gate.json").read_text())
+    table = {
+        family: {name: Digits(**digits) for name, digits in row.items()}
+        for family, row in record["families"].items()
+    }
+    given = [word.removeprefix("--").split("=") for word in record["command"].split()[4:]]
+    values = {name: value if name == "corpus" else json.loads(value) for name, value in given}
+    recipe = Recipe(**values)
+    count = hf.read_config(folder).parameter_count
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    pretrain.report(tmp_path, recipe, table, count, record["loss"], record["seconds"])
+    for name in ("README.md", "gate.json"):
+        assert (tmp_path / name).read_text() == (folder / name).read_text()
 
 
-def test_the_shipped_base_is_small():
-    files = list(ASSET.iterdir())
+@BOTH
+def test_the_shipped_tokenizer_is_the_one_the_code_makes(corpus, tmp_path):
+    folder = ASSETS / corpus.title
+    made = pretrain.build_tokenizer(corpus, seed=0)
+    vocabulary.save(made, tmp_path, corpus.chat_template)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert json.loads((tmp_path / name).read_text()) == json.loads((folder / name).read_text())
+
+
+@BOTH
+def test_the_shipped_base_is_small(corpus):
+    files = list((ASSETS / corpus.title).iterdir())
     assert sum(p.stat().st_size for p in files) < 20_000_000
-    assert hf.read_config(ASSET).parameter_count < 1_000_000
+    assert hf.read_config(ASSETS / corpus.title).parameter_count < 1_000_000

@@ -1,4 +1,4 @@
-"""The paper's recipe, shrunk: real tokenizer, real prompt, real MATH rows, two steps."""
+"""The papers' recipes, shrunk: real tokenizer, real prompts, real rows, two steps."""
 
 import json
 import os
@@ -6,18 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_two_steps_end_to_end(shared, tmp_path):
-    command = [
-        sys.executable, "-m", "torl_jax.train",
-        "--config=configs/torl_1p5b.py:smoke", f"--workdir={tmp_path}",
-        f"--config.model.tokenizer={shared / 'tokenizers' / 'qwen2.5'}",
-        f"--config.data.path={shared / 'data' / 'math' / 'math_level3to5_train.parquet'}",
-    ]  # fmt: skip
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", *arguments],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": ""},
         capture_output=True,
@@ -25,17 +21,61 @@ def test_two_steps_end_to_end(shared, tmp_path):
         timeout=400,
     )
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def rows_of(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def first_episode(workdir: Path) -> dict:
+    (dump,) = (workdir / "episodes").glob("train-000001.jsonl")
+    return json.loads(dump.read_text().splitlines()[0])
+
+
+def test_torl_two_steps_end_to_end(shared, tmp_path):
+    done = run(
+        "torl_jax.train",
+        "--config=configs/torl_1p5b.py:smoke", f"--workdir={tmp_path}",
+        f"--config.model.tokenizer={shared / 'tokenizers' / 'qwen2.5'}",
+        f"--config.data.path={shared / 'data' / 'math' / 'math_level3to5_train.parquet'}",
+    )  # fmt: skip
     # Two rows of the file have no answer; none is dropped in silence.
     assert "2 of 8523 rows are unusable" in done.stderr
     assert "prompt longer than" in done.stdout
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(tmp_path)
     assert [row["step"] for row in rows] == [0, 1, 2]
     assert rows[2]["train/agreement_max"] < 1e-4
     assert rows[2]["time/compilations"] == 0
     assert rows[0].keys() >= {"eval/greedy_accuracy"}
-    (dump,) = (tmp_path / "episodes").glob("train-000001.jsonl")
-    episode = json.loads(dump.read_text().splitlines()[0])
+    episode = first_episode(tmp_path)
     prompt = episode["segments"][0]
     assert prompt["text"].startswith("A conversation between User and Assistant. The user asks")
     assert prompt["text"].endswith("\nAssistant:\n")
     assert max(t for s in episode["segments"] for t in s["tokens"]) < 151_665
+
+
+@pytest.mark.parametrize("argument", ["smoke", "ppo,coarse,kl,smoke"])
+def test_toolrl_two_steps_end_to_end(shared, tmp_path, argument):
+    data = shared / "data" / "toolrl"
+    done = run(
+        "torl_jax.train",
+        f"--config=configs/toolrl_1p5b.py:{argument}", f"--workdir={tmp_path}",
+        f"--config.model.tokenizer={shared / 'tokenizers' / 'qwen2.5'}",
+        f"--config.data.path={data / 'rlla_sft.json'}",
+        f"--config.data.eval_path={data / 'rlla_test.parquet'}",
+    )  # fmt: skip
+    assert "17 training problems dropped: their gold answers cannot be graded" in done.stdout
+    assert "prompt longer than config.sampler.max_prompt=960 tokens" in done.stdout
+    assert "tools: none is called" in done.stdout and "sandbox" not in done.stdout
+    rows = rows_of(tmp_path)
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert rows[2]["train/agreement_max"] < 1e-4 and rows[2]["time/compilations"] == 0
+    # Random weights write no tags: nothing for tool rows, and for rows without tools nothing less.
+    assert rows[1]["rollout/reward"] == rows[1]["rollout/reward_correctness"]
+    assert -3 <= rows[0]["eval/greedy_reward_correctness"] <= 0
+    assert rows[1]["rollout/reward_format_max"] == 0
+    assert ("train/value_loss" in rows[1]) == ("ppo" in argument)
+    prompt = first_episode(tmp_path)["segments"][0]["text"]
+    assert prompt.startswith("<|im_start|>system\n") and "**Available Tools**" in prompt
+    assert prompt.endswith("<|im_end|>\n<|im_start|>assistant\n") and "<user>" in prompt

@@ -65,6 +65,7 @@ class Meta:
     cursor: int  # problems taken from the stream
     config: config.Config
     data: str = ""  # the stream's fingerprint; earlier checkpoints have none
+    task: str = "train"  # the entry point that made it: train or sft
 
 
 class Checkpoints:
@@ -97,11 +98,16 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, meta: Meta, metrics: dict[str, float]) -> None:
         """Starts saving; arrays are copied before this returns, so training may go on."""
         found = next(({"accuracy": metrics[name]} for name in METRICS if name in metrics), None)
-        document = {"cursor": meta.cursor, "config": config.to_dict(meta.config), "data": meta.data}
+        document = {
+            "cursor": meta.cursor,
+            "config": config.to_dict(meta.config),
+            "data": meta.data,
+            "task": meta.task,
+        }
         self.manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(document)
+                state=ocp.args.StandardSave(tree(state)), meta=ocp.args.JsonSave(document)
             ),
             metrics=found,
         )
@@ -111,14 +117,14 @@ class Checkpoints:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
         with self._readable(step):
             document: dict[str, Any] = self.manager.restore(step, args=args)["meta"]
-        data = document.get("data", "")
-        return Meta(document["cursor"], config.parse(document["config"]), data)
+        data, task = document.get("data", ""), document.get("task", "train")
+        return Meta(document["cursor"], config.parse(document["config"]), data, task)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state, in the shapes and shardings of `like` (arrays, or shapes alone)."""
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(tree(like)))
         with self._readable(step):
-            return self.manager.restore(step, args=args)["state"]
+            return state_of(self.manager.restore(step, args=args)["state"])
 
     def params(self, step: int, abstract: dict) -> dict:
         """The policy's parameters alone, as numpy arrays in the shapes of `abstract`."""
@@ -153,6 +159,18 @@ class Checkpoints:
         """Finishes, and lets go of the folder."""
         self.finish()
         self.manager.close()
+
+
+def tree(state: TrainState) -> dict[str, Any]:
+    """What is written: without a critic there is no trace of one, so old checkpoints fit."""
+    found = {"params": state.params, "opt_state": state.opt_state, "step": state.step}
+    return found if state.critic is None else found | {"critic": tree(state.critic)}
+
+
+def state_of(found: dict[str, Any]) -> TrainState:
+    """The state of which `tree` made this."""
+    critic = state_of(found["critic"]) if "critic" in found else None
+    return TrainState(found["params"], found["opt_state"], found["step"], critic)
 
 
 def check_fits(saved: config.Config, wanted: config.Config, folder: epath.PathLike) -> list[str]:

@@ -32,6 +32,16 @@ COLUMNS: tuple[Column, ...] = (
     ("rwd", "time/reward", 4, 2),
     ("update", "time/update", 6, 2),
 )
+SUPERVISED: tuple[Column, ...] = (
+    ("loss", "train/loss", 7, 4),
+    ("entropy", "train/entropy", 7, 4),
+    ("grad", "train/grad_norm", 6, 3),
+    ("rate", "train/lr", 8, 6),
+    ("epoch", "train/epoch", 6, 2),
+    ("tokens", "train/trained_tokens", 7, 0),
+    ("tok/s", "time/tokens_per_second", 6, 0),
+    ("seconds", "time/step", 7, 2),
+)
 EVAL_COLUMNS = (
     ("accuracy", "eval/accuracy"),
     ("greedy accuracy", "eval/greedy_accuracy"),
@@ -44,6 +54,7 @@ EVAL_PARTS = (
     ("correctness", "eval/reward_correctness"),
     ("accuracy", "eval/accuracy"),
 )
+EVAL_SUPERVISED = (("held-out loss", "eval/loss"),)
 
 
 def trained(figures: Figures) -> bool:
@@ -53,11 +64,13 @@ def trained(figures: Figures) -> bool:
 
 def evaluated(figures: Figures) -> bool:
     """Whether the row holds an evaluation."""
-    return any(key in figures for _, key in EVAL_COLUMNS)
+    return any(key in figures for _, key in (*EVAL_COLUMNS, *EVAL_SUPERVISED))
 
 
 def chosen(figures: Figures) -> tuple[Column, ...]:
     """The columns for a row."""
+    if "rollout/reward" not in figures and "train/lr" in figures:
+        return SUPERVISED
     if PARTS[0][1] not in figures:
         return COLUMNS
     start = COLUMNS.index(CODE[0])
@@ -65,8 +78,11 @@ def chosen(figures: Figures) -> tuple[Column, ...]:
 
 
 def header(figures: Figures) -> str:
-    """The two lines above the figures."""
-    titles = " ".join([" step", *(f"{title:>{width}}" for title, _, width, _ in chosen(figures))])
+    """The lines above the figures: titles, and over some what they have in common."""
+    shown = chosen(figures)
+    titles = " ".join([" step", *(f"{title:>{width}}" for title, _, width, _ in shown)])
+    if shown is SUPERVISED:
+        return titles
     return f"{'---- seconds in -----':>{len(titles)}}\n{titles}"
 
 
@@ -79,6 +95,7 @@ def step_line(step: int, figures: Figures) -> str:
 def eval_line(step: int, figures: Figures) -> str:
     """The figures of an evaluation, those that were taken."""
     shown = EVAL_PARTS if "eval/greedy_reward_format" in figures else EVAL_COLUMNS
+    shown = EVAL_SUPERVISED if "eval/loss" in figures else shown
     cells = [f"{title} {fit(figures[key], 5, 3).strip()}" for title, key in shown if key in figures]
     return f"{step:>5} eval: {', '.join(cells)}"
 

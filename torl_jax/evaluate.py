@@ -20,15 +20,12 @@ episode that our own failure ended, until the same command makes it again.
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import jax
-import numpy as np
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
@@ -54,7 +51,7 @@ from torl_jax.scoreboard import (
     chances_sheet,
     standings,
 )
-from torl_jax.workdir import only_run
+from torl_jax.sitting import alone, fingerprint
 
 MAX_PROMPT = 1024  # tokens; the paper's for validation
 # Keys of the recipe that decide what is generated and how it is graded.
@@ -206,27 +203,6 @@ def settings(
         **{f"config.{section}.{name}": raw[section][name] for section, name in keys},
         **{f"benchmark.{b.name}": b.fingerprint for b in suite},
     }
-
-
-def fingerprint(params: dict) -> str:
-    """Of weights: some numbers of every array, which one optimiser step changes."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        flat = np.asarray(leaf).reshape(-1)
-        some = flat[:: max(flat.size // 4096, 1)]
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode() + some.tobytes())
-    return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def alone(out: epath.Path) -> Iterator[None]:
-    """Holds the folder `out`; UserError where another process does."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(only_run(out))
-        except UserError as error:
-            raise UserError(str(error).replace("--workdir", "--out")) from None
-        yield
 
 
 def report(

@@ -1,13 +1,14 @@
-r"""Makes the tiny base: a seeded corpus, a tokenizer, a decoder trained from nothing, a gate.
+r"""Makes a tiny base: a seeded corpus, a tokenizer, a decoder trained from nothing, a gate.
 
-    python -m torl_jax.pretrain --out=DIR
+    python -m torl_jax.pretrain --out=DIR [--corpus=tools]
 
-1. `data/corpus.py` writes documents, `data/vocabulary.py` a tokenizer from the first of them.
-2. Documents are packed into rows of ROW tokens; segment ids keep them apart.
+1. A corpus of `data/corpora.py` writes documents, `data/vocabulary.py` a tokenizer from the first
+   of them.
+2. Documents are packed into rows; segment ids keep them apart.
 3. AdamW on next-token cross entropy over everything after the prompt: questions are
    given, never generated, and their operands are incompressible noise in the loss.
    Tool text is learnt too, as a corpus of transcripts would teach it.
-4. The gate: on held-out problems, in programs without a flaw, are the digits right?
+4. The gate: on held-out problems, in documents without a flaw, is everything copied right?
    Reinforcement learning chooses among habits; it does not repair copying.
 5. The folder is Hugging Face's layout, with gate.json and a model card.
 
@@ -28,8 +29,9 @@ from absl import flags
 from tokenizers import Tokenizer
 
 from torl_jax import cli, gate
-from torl_jax.data import arithmetic, corpus, vocabulary
-from torl_jax.data.rows import ROW, Rows, batches
+from torl_jax.data import corpora, vocabulary
+from torl_jax.data.corpora import Corpus
+from torl_jax.data.rows import Rows, batches
 from torl_jax.errors import UserError
 from torl_jax.model import heads, hf
 from torl_jax.model.config import ModelConfig
@@ -42,6 +44,7 @@ TOKENIZER_DOCUMENTS = 20_000
 class Recipe:
     """How a base is trained; each field is a flag, and the defaults made the shipped one."""
 
+    corpus: str = "arithmetic"
     seed: int = 0
     steps: int = 4500
     rows: int = 32
@@ -50,10 +53,14 @@ class Recipe:
     layers: int = 3
     width: int = 128
     mlp: int = 256
+    init: float = 0.02
     log_every: int = 50
 
     def __post_init__(self) -> None:
+        corpora.named(self.corpus)
         for field in dataclasses.fields(self):
+            if field.type is str:
+                continue
             least = 0 if field.name in ("seed", "warmup") else 1e-9
             value = getattr(self, field.name)
             if value < least:
@@ -80,14 +87,18 @@ class Recipe:
 
 
 HELP = {
+    "corpus": f"What it reads: {' or '.join(corpora.CORPORA)}.",
     "seed": "Of the corpus and of the initial weights.",
     "steps": "Optimiser steps: linear warm-up, then one cosine to zero.",
-    "rows": f"Rows of {ROW} tokens a step.",
+    "rows": "Rows a step: "
+    + ", ".join(f"{c.name} of {c.row} tokens" for c in corpora.CORPORA.values())
+    + ".",
     "learning_rate": "AdamW's peak step size.",
     "warmup": "Steps of linear warm-up.",
     "layers": "Decoder blocks.",
     "width": "Model width; heads are 32 wide, two to a key head.",
     "mlp": "Width of the gated mlp.",
+    "init": "Standard deviation of the blocks' initial weights.",
     "log_every": "Steps between lines of progress.",
 }
 
@@ -109,7 +120,24 @@ def loss_of(config: ModelConfig, params: dict, batch: Rows) -> jax.Array:
     return -jnp.sum(token_logps(config, params, batch) * weight_BT) / jnp.sum(weight_BT)
 
 
-def train(config: ModelConfig, tokenizer: Tokenizer, recipe: Recipe) -> tuple[dict, float]:
+def initial(config: ModelConfig, recipe: Recipe) -> dict:
+    """The model's own initial parameters, the blocks' weights scaled to `recipe.init`.
+
+    At 0.02 a decoder of width 128 starts with almost even attention and almost no output of it:
+    out of a long prompt it learns to copy late. 1 / sqrt(width) is 0.09.
+    """
+    params = initialise(config, jax.random.key(recipe.seed))
+    scale = recipe.init / 0.02
+    blocks = {
+        name: jax.tree.map(lambda w: w * scale, weights) if isinstance(weights, dict) else weights
+        for name, weights in params["blocks"].items()
+    }
+    return {**params, "blocks": blocks}
+
+
+def train(
+    config: ModelConfig, tokenizer: Tokenizer, recipe: Recipe, corpus: Corpus
+) -> tuple[dict, float]:
     """(parameters, mean loss of the last progress line); prints progress."""
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, recipe.learning_rate, recipe.warmup, recipe.steps
@@ -123,10 +151,10 @@ def train(config: ModelConfig, tokenizer: Tokenizer, recipe: Recipe) -> tuple[di
         updates, state = optimiser.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    params = initialise(config, jax.random.key(recipe.seed))
+    params = initial(config, recipe)
     state = optimiser.init(params)
     step_jit = jax.jit(step, donate_argnums=(0, 1))
-    source = batches(recipe.seed, tokenizer, recipe.rows)
+    source = batches(recipe.seed, tokenizer, recipe.rows, corpus.document, corpus.row)
     start, losses, mean = time.monotonic(), [], float("nan")
     for n in range(1, recipe.steps + 1):
         params, state, loss = step_jit(params, state, next(source))
@@ -144,38 +172,33 @@ def train(config: ModelConfig, tokenizer: Tokenizer, recipe: Recipe) -> tuple[di
     return jax.device_get(params), mean
 
 
-CARD = """# tiny-base
+CARD = """# {title}
 
-A decoder of {parameters:,} parameters in Qwen2.5's architecture, for the quickstart. It is a
-*base* model: it has read problems answered at sight, problems answered by a program, and
-programs with mistakes in them and what came of them. It knows these habits and prefers none.
+A decoder of {parameters:,} parameters in Qwen2.5's architecture, for the quickstart. {about}
 
-Made from nothing but `torl_jax/data/corpus.py` by
+Made from nothing but `{module}` by
 
     {command}
 
 seed {seed}, {steps} steps, {seconds:.0f} s on {device}; last loss {loss:.4f} nats a token.
 
-Mixture: {direct:.0%} answered at sight, {code:.0%} by a program; of the programs
-{flawed:.0%} have a flaw ({flaws}).
-After a program that failed visibly {retry:.0%} try again with a right one, the others state the
-answer. Problems: {families}; all equally often, sums twice.
-Problems whose operands are held out (one in {held_out}) never occur in it.
+{mixture}
 
 ## The gate
 
-Share of {documents} held-out documents a family (programs without a flaw, teacher forcing) in
-which every digit is right: *greedy* means that each is the likeliest token, *T=1* is the mean
+Share of {documents} {gate}: *greedy* means that each is the likeliest token, *T=1* is the mean
 probability that sampling gets all of them right. Needed: greedy at least {needed:.2f} everywhere.
 
 {table}
 """
 
 
-def write(folder: Path, config: ModelConfig, params: dict, tokenizer: Tokenizer) -> None:
+def write(
+    folder: Path, config: ModelConfig, params: dict, tokenizer: Tokenizer, corpus: Corpus
+) -> None:
     """The model and its tokenizer in Hugging Face layout."""
     hf.save(folder, config, params)
-    vocabulary.save(tokenizer, folder)
+    vocabulary.save(tokenizer, folder, corpus.chat_template)
     generation = {"eos_token_id": config.eos_ids[0], "do_sample": True, "temperature": 1.0}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
@@ -201,34 +224,39 @@ def report(
         },
     }
     (folder / "gate.json").write_text(json.dumps(record, indent=2) + "\n")
-    total = sum(corpus.FLAWS.values())
+    corpus = corpora.named(recipe.corpus)
     card = CARD.format(
+        title=corpus.title,
         parameters=parameters,
+        about=corpus.about,
+        module=corpus.module,
         command=recipe.command(),
         seed=recipe.seed,
         steps=recipe.steps,
         seconds=seconds,
         device=f"{jax.device_count()} {jax.devices()[0].platform} device",
         loss=loss,
-        direct=1 - corpus.CODE_SHARE,
-        code=corpus.CODE_SHARE,
-        flawed=corpus.FLAW_SHARE,
-        flaws=", ".join(f"{name} {share / total:.0%}" for name, share in corpus.FLAWS.items()),
-        retry=corpus.RETRY_SHARE,
-        families=", ".join(arithmetic.FAMILIES),
-        held_out=arithmetic.HELD_OUT_SHARE,
+        mixture=corpus.mixture,
         documents=gate.DOCUMENTS,
+        gate=corpus.gate,
         needed=gate.NEEDED,
         table=gate.markdown(table),
     )
     (folder / "README.md").write_text(card)
 
 
+def build_tokenizer(corpus: Corpus, seed: int) -> Tokenizer:
+    """Of the corpus' first documents."""
+    first = (corpus.document(seed, i) for i in range(TOKENIZER_DOCUMENTS))
+    texts = (text for document in first for _, text in document.pieces)
+    return vocabulary.build(texts, corpus.merges, words=corpus.words)
+
+
 def make(folder: Path, recipe: Recipe) -> list[str]:
     """Makes everything and returns what failed the gate."""
     start = time.monotonic()
-    first = (corpus.document(recipe.seed, i) for i in range(TOKENIZER_DOCUMENTS))
-    tokenizer = vocabulary.build(text for document in first for _, text in document.pieces)
+    corpus = corpora.named(recipe.corpus)
+    tokenizer = build_tokenizer(corpus, recipe.seed)
     end = tokenizer.encode(vocabulary.END_OF_TEXT).ids
     config = ModelConfig(
         vocab_size=tokenizer.get_vocab_size(),
@@ -244,12 +272,15 @@ def make(folder: Path, recipe: Recipe) -> list[str]:
         eos_ids=tuple(end),
     )
     print(f"{config.parameter_count:,} parameters, vocabulary {config.vocab_size}", flush=True)
-    params, loss = train(config, tokenizer, recipe)
-    write(folder, config, params, tokenizer)
-    table = gate.measure(config, params, tokenizer, recipe.seed)
+    params, loss = train(config, tokenizer, recipe, corpus)
+    write(folder, config, params, tokenizer, corpus)
+    table = gate.measure(config, params, tokenizer, recipe.seed, corpus)
     report(folder, recipe, table, config.parameter_count, loss, time.monotonic() - start)
     print(gate.markdown(table))
     return gate.failures(table)
+
+
+DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
 
 
 def main(arguments: list[str]) -> None:
@@ -274,6 +305,5 @@ def main(arguments: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder to write, Hugging Face layout (required).")
     for option in dataclasses.fields(Recipe):
-        define = flags.DEFINE_float if option.type is float else flags.DEFINE_integer
-        define(option.name, getattr(Recipe(), option.name), HELP[option.name])
+        DEFINE[option.type](option.name, getattr(Recipe(), option.name), HELP[option.name])
     cli.run(main, __doc__ or "")

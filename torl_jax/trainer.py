@@ -5,6 +5,7 @@ import functools
 import math
 import operator
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from torl_jax.interrupt import StopSignal
 from torl_jax.learner.learner import Learner
 from torl_jax.learner.state import TrainState
 from torl_jax.logs import Silent, Writer
-from torl_jax.metrics import rollout_stats
+from torl_jax.metrics import extremes, rollout_stats
 from torl_jax.parallel import multihost
 from torl_jax.parallel.handoff import Handoff
 from torl_jax.rl import advantages, dynamic, filters
@@ -97,18 +98,22 @@ class Trainer:
         gathered = clock()
         keep = self.kept(chosen)
         batches = self.batches(state, chosen, keep)
-        state, stats = self.learner.update(state, batches) if batches else (state, {})
+        state, stats = self.learner.update(state, batches, step) if batches else (state, {})
         if not batches:
             self.writer.line(
                 f"step {step + 1}: nothing is trained on, config.filters leaves no episode "
                 f"({chosen.sampled} groups in {chosen.rollouts} rollouts)"
             )
-        if not math.isfinite(stats.get("grad_norm", 0.0)):
-            raise UserError(
-                f"step {step + 1}: the gradient is not finite (loss {stats['loss']}); nothing "
-                "of this step is saved: the same command with a smaller --config.optimizer.lr "
-                "goes on from the last checkpoint"
-            )
+        for name, loss, key in (
+            ("grad_norm", "loss", "optimizer"),
+            ("vf_grad_norm", "vf_loss", "critic"),
+        ):
+            if not math.isfinite(stats.get(name, 0.0)):
+                raise UserError(
+                    f"step {step + 1}: the gradient is not finite ({loss} {stats[loss]}); nothing "
+                    f"of this step is saved: the same command with a smaller --config.{key}.lr "
+                    "goes on from the last checkpoint"
+                )
         end = clock()
         # An interrupted step has taken its problems, but will take them again.
         self.taken = self.stream.cursor
@@ -176,7 +181,7 @@ class Trainer:
     def batches(
         self, state: TrainState, chosen: dynamic.Step, keep: np.ndarray
     ) -> list[TrainBatch]:
-        """The step cut into minibatches by problem, with advantages within each group.
+        """The step cut into minibatches by problem, with the advantages of their tokens.
 
         A minibatch of which nothing is trained is left out.
         """
@@ -197,7 +202,10 @@ class Trainer:
             for part in minibatches
         ]
         placed = self.learner.annotate(state, packed)
-        rewards = np.asarray([score.total for score in chosen.scores], np.float64)
+        if cfg.rl.estimator == "gae":
+            totals = np.asarray([score.total for score in chosen.scores], np.float32)
+            return self.learner.estimate(placed, [totals[part] for part in minibatches])
+        rewards = rewards_of(chosen.scores, cfg.rl.estimator)
         if cfg.rl.kl_coef and cfg.rl.kl_in == "reward" and placed:
             found = self.learner.divergence(placed, size)
             for part, divergence_E in zip(minibatches, found, strict=True):
@@ -205,7 +213,8 @@ class Trainer:
         counted = filters.counted(episodes, cfg.filters)
         groups = np.repeat(np.arange(len(chosen.groups)), cfg.rl.group_size)
         advantage = np.zeros(len(episodes), np.float32)
-        advantage[counted] = advantages.grpo(rewards[counted], groups[counted])
+        estimate = advantages.ESTIMATORS[cfg.rl.estimator]
+        advantage[counted] = estimate(rewards[counted], groups[counted])
         return self.learner.credit(placed, [advantage[part] for part in minibatches])
 
     def figures(self, chosen: dynamic.Step, keep: np.ndarray, harvest: Harvest) -> dict[str, float]:
@@ -216,6 +225,7 @@ class Trainer:
         episodes, scores = [e for e, _ in trained], [s for _, s in trained]
         return (
             rollout_stats(harvest.episodes, harvest.scores, markup)
+            | extremes(harvest.episodes, harvest.scores)
             | rollout_stats(episodes, scores, markup, prefix="trained/")
             | {
                 "rollout/rollouts": float(chosen.rollouts),
@@ -256,3 +266,12 @@ class Trainer:
             self.writer.episodes(
                 step, name, [episodes[i] for i in index], [scores[i] for i in index]
             )
+
+
+def rewards_of(scores: Sequence[Score], estimator: str) -> np.ndarray:
+    """float64 [E]; for gdpo [E, C], each part, and 0 where a score has no such part."""
+    if estimator != "gdpo":
+        return np.asarray([score.total for score in scores], np.float64)
+    names = sorted({name for score in scores for name in score.parts})
+    parts = [[score.parts.get(name, 0.0) for name in names] for score in scores]
+    return np.asarray(parts, np.float64).reshape(len(scores), -1)

@@ -90,14 +90,14 @@ class ResumePoint:
         return [f"resuming after step {self.step}{since}"]
 
 
-def resume_point(cfg: config.Config, workdir: epath.Path) -> ResumePoint:
-    """Where to go on; UserError where the checkpoint is another experiment's."""
-    point = _resume_point(cfg, workdir)
+def resume_point(cfg: config.Config, workdir: epath.Path, task: str = "train") -> ResumePoint:
+    """Where to go on; UserError where the checkpoint is another experiment's or entry point's."""
+    point = _resume_point(cfg, workdir, task)
     multihost.same("the newest checkpoint that they see", {"step": point.step})
     return point
 
 
-def _resume_point(cfg: config.Config, workdir: epath.Path) -> ResumePoint:
+def _resume_point(cfg: config.Config, workdir: epath.Path, task: str) -> ResumePoint:
     if not (workdir / "checkpoints").exists():
         return ResumePoint()
     with contextlib.closing(Checkpoints(workdir, cfg.checkpoint.keep, read_only=True)) as found:
@@ -105,6 +105,11 @@ def _resume_point(cfg: config.Config, workdir: epath.Path) -> ResumePoint:
         if not step:
             return ResumePoint()
         meta = found.meta(step)
+        if meta.task != task:
+            raise UserError(
+                f"the checkpoint in {workdir} was made by torl_jax.{meta.task}, this is "
+                f"torl_jax.{task}; choose another --workdir"
+            )
         changed = tuple(check_fits(meta.config, cfg, workdir))
         return ResumePoint(step, meta.cursor, changed, meta.data)
 

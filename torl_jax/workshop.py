@@ -27,15 +27,20 @@ from torl_jax.tools.opening import opened
 class Workshop:
     """An environment to be closed. `line` tells people what it is.
 
-    `level`: the sandbox's isolation at the start; "" where no sandbox runs. `system`: a
-    system message that lists the tools, for problems that bring none.
+    `level`: the sandbox's isolation at the start; "" where no sandbox runs. `tools`: as a
+    prompt shows them.
     """
 
     env: Environment
     line: str
     close: Callable[[], None]
     level: str = ""
-    system: str = ""
+    tools: tuple[dialogue.Tool, ...] = ()
+
+    @property
+    def system(self) -> str:
+        """A system message that lists the tools, for problems that bring none."""
+        return dialogue.system(self.tools) if self.tools else ""
 
 
 class Idle:
@@ -49,7 +54,7 @@ class Idle:
 def open(cfg: config.Config, cores: tuple[int, ...] = ()) -> Workshop:
     """What the recipe's protocol calls; `cores`: processors set aside for programs."""
     if cfg.protocol.markup == "toolrl":
-        return _tools(cfg) if cfg.protocol.calls else Workshop(Idle(), IDLE, lambda: None)
+        return toolshop(cfg.tools) if cfg.protocol.calls else Workshop(Idle(), IDLE, lambda: None)
     box = sandbox(cfg.sandbox, cores)
     line = f"sandbox level: {box.level}" + (f" ({box.why})" if box.why else "")
     with contextlib.ExitStack() as stack:
@@ -62,22 +67,20 @@ def open(cfg: config.Config, cores: tuple[int, ...] = ()) -> Workshop:
 IDLE = "tools: none is called, an episode is one turn (config.protocol.calls=0)"
 
 
-def _tools(cfg: config.Config) -> Workshop:
-    own = cfg.tools
-    if not own.files:
+def toolshop(cfg: config.Tools) -> Workshop:
+    """The tools of the descriptions; UserError where there are none."""
+    if not cfg.files:
         raise UserError(
-            f"config.protocol.calls is {cfg.protocol.calls}, and no tools: give "
+            "config.protocol.calls is above 0, and there are no tools: give "
             "--config.tools.files=\"('FILE',)\" (docs/tools.md), or set calls to 0"
         )
-    toolbox = opened(
-        own.files, own.workers, own.environment, own.headers, memory_mb=own.memory_mb
-    )
+    toolbox = opened(cfg.files, cfg.workers, cfg.environment, cfg.headers, memory_mb=cfg.memory_mb)
     shown = [function.shown() for function in toolbox.functions.values()]
     return Workshop(
-        ToolEnv(toolbox, own.timeout, own.limit),
-        f"tools: {', '.join(toolbox.functions)} ({own.workers} workers, {own.timeout:g} s a call)",
+        ToolEnv(toolbox, cfg.timeout, cfg.limit),
+        f"tools: {', '.join(toolbox.functions)} ({cfg.workers} workers, {cfg.timeout:g} s a call)",
         toolbox.close,
-        system=dialogue.system(shown),
+        tools=tuple(shown),
     )
 
 

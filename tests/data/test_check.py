@@ -184,7 +184,7 @@ def test_a_report_is_json(grader: Grader, tmp_path: Path) -> None:
     [("rlla_test.parquet", "keep", 0), ("rlla_sft.json", "keep", 17), ("rlla_sft.json", "drop", 0)],
 )
 def test_golds_that_are_tool_calls(shared, file, thoughts, bad):
-    """Of the SFT set's thoughts 17 mention a tag; without thoughts every gold is right by itself."""
+    """Of the SFT set's thoughts 17 mention a tag; without thoughts every gold is right."""
     report = inspect(
         str(shared / "data" / "toolrl" / file), lambda asked: check.calls(asked, thoughts)
     )

@@ -46,6 +46,14 @@ def test_the_markup_is_cheap_and_the_fence_apart_from_its_word(tokenizer):
     assert len(tokenizer.encode("The answer is").ids) == 3
 
 
+def test_a_word_of_its_own_is_one_token_wherever_it_stands():
+    tokenizer = vocabulary.build(texts(200), merges=50, words=("Oslo", "tea"))
+    assert tokenizer.encode("Oslo").tokens == ["Oslo"]
+    assert tokenizer.encode(' from Oslo, "tea"').tokens.count("Oslo") == 1
+    assert tokenizer.encode('["tea", "Oslo"]').tokens.count("tea") == 1
+    assert tokenizer.decode(tokenizer.encode("a team in Oslo").ids) == "a team in Oslo"
+
+
 def test_end_of_text_is_one_token_and_the_last(tokenizer):
     ids = tokenizer.encode(vocabulary.END_OF_TEXT).ids
     assert ids == [tokenizer.get_vocab_size() - 1]

@@ -100,7 +100,7 @@ def learner():
 
     @functools.cache
     def make(
-        rows=8, row_tokens=22, sizes=(1, 1, 1), moments="float32", offload=False, **rl
+        rows=8, row_tokens=22, sizes=(1, 1, 1), moments="float32", offload=False, warmup=0, **rl
     ) -> Learner:
         cfg = config.Config(
             sampler=config.Sampler(max_prompt=6, max_response=16),
@@ -110,6 +110,7 @@ def learner():
             ),
             learner=config.Learner(row_tokens=row_tokens, microbatch_rows=rows, head_chunk=64),
             rl=dataclasses.replace(config.Rl(), **rl),
+            critic=config.Critic(lr=0.05, warmup=warmup),
         )
         devices = jax.devices()[: int(np.prod(sizes))]
         return Learner(cfg, MODEL, VOCAB, mesh.make(*sizes, devices=devices))

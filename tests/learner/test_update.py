@@ -10,7 +10,7 @@ import pytest
 
 from tests.learner.relations import learn
 from torl_jax.compilation import Counter
-from torl_jax.learner import step
+from torl_jax.learner import losses
 
 
 def updated(learner, params, batches):
@@ -164,7 +164,7 @@ def test_on_policy_updates_need_no_second_look(learner, params, batch):
 def test_the_kl_of_each_episode(learner, params, batch, episodes, sizes):
     made = learner(sizes=sizes, kl_coef=0.1, kl_in="reward", kl_estimator="k1")
     made.refer(jax.tree.map(lambda x: 0.9 * x, params))
-    assert made.objective.kl_coef == 0, "in the reward, not in the loss"
+    assert made.policy.loss.kl_coef == 0, "in the reward, not in the loss"
     keep = np.asarray([True, True, False] + [True] * 5)
     host = batch(keep=keep, rows=8, row_tokens=44)
     (placed,) = made.annotate(made.create(params), [host])
@@ -185,12 +185,10 @@ def test_credit_on_the_mesh_is_credit_on_the_host(learner, params, batch):
 
 
 def test_the_loss_is_the_sum_of_its_terms(learner, params, batch):
-    objective = learner(kl_coef=0.5, kl_estimator="k1", entropy_coef=0.25).objective
+    loss = learner(kl_coef=0.5, kl_estimator="k1", entropy_coef=0.25).policy.loss
     one = jax.tree.map(lambda x: x[0] if np.ndim(x) else x, batch())
     one = dataclasses.replace(one, ref_logp=one.sampler_logp - 0.1)
-    value, stats = jax.jit(step.loss, static_argnames="objective")(
-        params, one, one.mask.sum(), objective
-    )
+    value, stats = jax.jit(loss)(params, one, one.mask.sum())
     assert stats["kl"] == pytest.approx(0.1, abs=1e-4)
     assert 0 < stats["entropy"] < np.log(30)
     wanted = stats["policy_loss"] + 0.5 * stats["kl"] - 0.25 * stats["entropy"]
@@ -212,9 +210,9 @@ def test_untrained_places_cannot_blow_up_the_kl(params, batch):
     one = jax.tree.map(lambda x: x[0] if np.ndim(x) else x, batch())
     far = np.where(one.mask > 0, one.sampler_logp, np.float32(200.0))
     one = dataclasses.replace(one, ref_logp=far)
-    objective = step.Objective(model=Lookup(), vocab=30, kl_coef=1.0)
-    gradient = jax.jit(jax.grad(step.loss, has_aux=True), static_argnames="objective")
-    grads, _ = gradient({"embed_VD": params["embed_VD"]}, one, one.mask.sum(), objective=objective)
+    loss = losses.Policy(model=Lookup(), vocab=30, kl_coef=1.0)
+    gradient = jax.jit(jax.grad(loss, has_aux=True))
+    grads, _ = gradient({"embed_VD": params["embed_VD"]}, one, one.mask.sum())
     assert np.isfinite(grads["embed_VD"]).all() and np.any(grads["embed_VD"])
 
 

@@ -1,12 +1,23 @@
 """Door 2: what is trained is what the policy wrote, at the place that predicts it."""
 
+import functools
+import json
+
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from torl_jax.episode import Author, End, Episode, Problem, Segment
+from torl_jax.model.config import ModelConfig
 from torl_jax.rl.batch import credit, from_episodes, pack
+from torl_jax.sampler.engine import Engine
+from torl_jax.sampler.sampling import Settings
+
+TINY = ModelConfig(
+    vocab_size=12, d_model=12, layers=1, heads=1, kv_heads=1, head_dim=2, d_mlp=1, tied=True
+)
 
 lengths = st.lists(st.integers(1, 20), max_size=30)
 
@@ -103,6 +114,47 @@ def test_every_episode_lies_whole_and_aligned_in_a_segment(episodes, row_tokens,
     assert sorted(found) == sorted(episode.tokens for episode in episodes)
     assert (batch.mask[batch.segments == 0] == 0).all()
     assert batch.segments[batch.count - 1].any()
+
+
+class Script:
+    """A policy that writes what it is told to, whatever it is asked."""
+
+    config, dtype, mesh = TINY, "float32", None
+
+    def apply(self, variables, tokens_BT, positions_BT, segments_BT=None, cache=None, window=None):
+        params = variables["params"]
+        return 100 * params["embed_VD"][params["next_S"][positions_BT]], cache
+
+
+def test_reference_response_mask(shared):
+    """Trained is what was sampled, up to and with the first end of text and no further."""
+    vectors = json.loads((shared / "vectors/toolrl.json").read_text())["algorithm_vectors"]
+    engine_of = functools.partial(
+        Engine, slots=1, capacity=16, segment=8, extend_rows=1, vocab=12, ladder=(4,),
+        pause_V=np.zeros(12, bool),
+    )  # fmt: skip
+    for case in vectors["response_mask"]:
+        engine, prompt = engine_of(Script(), end_V=np.arange(12) == case["eos"]), (11, 10)
+        for ids, mask in zip(case["ids"], case["mask"], strict=True):
+            script = np.zeros(16, np.int32)
+            script[1 : 1 + len(ids)] = ids
+            params = {"embed_VD": np.eye(12, dtype=np.float32), "next_S": script}
+            engine.load(params, jax.random.key(0), Settings.of())
+            slot = engine.admit(prompt, problem=0, sample=0, budget=len(ids), watch=False)
+            (chunk,) = engine.decode()
+            engine.release(slot)
+            segments = (Segment(PROMPT, prompt, ""), Segment(POLICY, chunk.tokens, "", chunk.logps))
+            episode = Episode(Problem("p", "", ""), 0, segments, (), End.EOS)
+            made = batch_of([episode], [True], row_tokens=8, microbatch_rows=1)
+            trained = made.mask[0, 0] > 0
+            assert made.targets[0, 0][trained].tolist() == ids[: sum(mask)]
+            assert trained[1 : 1 + len(ids)].tolist() == [bool(m) for m in mask]
+
+
+def test_there_may_be_room_for_more_episodes_than_come():
+    one = Episode(Problem("p", "", ""), 0, (Segment(PROMPT, (1, 2), ""),), (), End.EOS)
+    made = from_episodes([one], np.ones(1, bool), row_tokens=8, microbatch_rows=2, most=5)
+    assert made.tokens.shape == (3, 2, 8) and made.count == 1
 
 
 def test_shapes_do_not_depend_on_lengths_or_on_what_is_kept():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from torl_jax.model import heads
 from torl_jax.rl import loss
 
 RNG = np.random.default_rng(4)
@@ -160,6 +161,71 @@ def test_reference_loss(vectors):
         assert float(stats["clip_fraction"]) == pytest.approx(case["clipfrac"], abs=1e-6)
         gap = loss.k1(np.asarray(case["old_logp"]), np.asarray(case["logp"]))
         assert float(loss.token_mean(gap, mask)) == pytest.approx(case["ppo_kl"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("value", "old", "goal", "error", "gradient", "clipped"),
+    [
+        (0.9, 0.2, 1.0, 0.3**2, 0.0, 1.0),  # moved further than 0.5: counts as at 0.7
+        (1.9, 0.2, 1.0, 0.9**2, 0.9, 0.0),  # beyond the goal the error itself is the larger
+        (0.4, 0.2, 1.0, 0.6**2, -0.6, 0.0),
+        (-0.9, 0.2, -1.0, 0.7**2, 0.0, 1.0),
+    ],
+)
+def test_each_side_of_the_value_clip(value, old, goal, error, gradient, clipped):
+    ones = np.ones((1, 1), np.float32)
+
+    def run(x):
+        return loss.value_loss(x, old * ones, goal * ones, ones, clip=0.5)
+
+    (got, stats), grad = jax.value_and_grad(run, has_aux=True)(value * ones)
+    np.testing.assert_allclose((got, grad[0, 0]), (0.5 * error, gradient), atol=1e-6)
+    assert stats["vf_clip_fraction"] == clipped
+    free = loss.value_loss(value * ones, old * ones, goal * ones, ones, clip=0.0)
+    np.testing.assert_allclose(free[0], 0.5 * (value - goal) ** 2, rtol=1e-5)
+    assert free[1]["vf_clip_fraction"] == 0
+
+
+@pytest.mark.parametrize("poison", [np.inf, np.nan, 1e30])
+def test_untrained_values_are_nothing(poison):
+    value, old, goal = draw(2, 6), draw(2, 6), draw(2, 6)
+    mask = np.asarray([[1, 0, 1, 1, 0, 0], [0, 1, 1, 0, 0, 1]], np.float32)
+    run = jax.value_and_grad(lambda *x: loss.value_loss(*x, mask, clip=0.5)[0])
+    spoil = [np.where(mask > 0, x, np.float32(poison)) for x in (value, old, goal)]
+    for a, b in zip(run(value, old, goal), run(*spoil), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 6])
+def test_shares_of_the_value_loss_add_up(parts):
+    arrays = draw(6, 4), draw(6, 4), draw(6, 4)
+    mask = (np.arange(4) < np.asarray([4, 1, 0, 3, 2, 1])[:, None]).astype(np.float32)
+    whole, stats = loss.value_loss(*arrays, mask)
+    shares = [
+        loss.value_loss(*(np.array_split(x, parts)[i] for x in (*arrays, mask)), total=mask.sum())
+        for i in range(parts)
+    ]
+    np.testing.assert_allclose(sum(v for v, _ in shares), whole, rtol=1e-5)
+    fraction = sum(s["vf_clip_fraction"] for _, s in shares)
+    np.testing.assert_allclose(fraction, stats["vf_clip_fraction"], rtol=1e-5)
+
+
+def test_reference_value_loss(vectors):
+    for case in vectors["value_loss"]:
+        names = ("vpred", "old_values", "returns", "mask")
+        arrays = (np.asarray(case[name], np.float32) for name in names)
+        value, stats = loss.value_loss(*arrays, clip=case["clip_value"])
+        assert float(value) == pytest.approx(case["loss"], abs=1e-5)
+        assert float(stats["vf_clip_fraction"]) == pytest.approx(case["clipfrac"], abs=1e-6)
+
+
+def test_reference_entropy(vectors):
+    """The head's own, of hidden states that are the logits."""
+    for case in vectors["entropy"]:
+        logits = np.asarray(case["logits"], np.float32)
+        params = {"embed_VD": np.eye(logits.shape[-1], dtype=np.float32)}
+        _, entropy = heads.token_scores(params, logits[None], np.zeros((1, len(logits)), int))
+        np.testing.assert_allclose(entropy[0], case["entropy"], atol=1e-5)
 
 
 def test_reference_kl(vectors):

@@ -237,6 +237,53 @@ def test_nothing_compiles_after_warm_up(params):
     assert counter.count == counted
 
 
+OWN = [
+    Settings.of(0.0), Settings.of(0.6, 4), Settings.of(1.5), None, Settings.of(1.0, 0, 0.5), None
+]  # fmt: skip
+
+
+def drive(engine, each):
+    """One row of the first prompt for each of the settings; the tokens."""
+    waiting, tokens = list(enumerate(each)), {}
+    while waiting or any(slot.taken for slot in engine.table.slots):
+        while waiting and engine.free:
+            i, settings = waiting.pop(0)
+            slot = engine.admit(
+                PROMPTS[0], problem=9, sample=i, budget=12, watch=False, settings=settings
+            )
+            tokens[i] = slot.tokens
+        for chunk in engine.decode():
+            if chunk.slot.remaining <= 0:
+                engine.release(chunk.slot)
+    return [tokens[i] for i in range(len(each))]
+
+
+def test_a_rows_own_settings_are_its_own(params):
+    engine = make(params)
+    engine.warm_up()
+    counter = Counter()
+    mixed = drive(engine, OWN)
+    assert counter.count == 0
+    for settings in {id(own): own for own in OWN}.values():
+        other = make(params)
+        other.load(params, jax.random.key(7), settings or Settings.of())
+        alone = drive(other, [None] * len(OWN))
+        for i, own in enumerate(OWN):
+            if own is settings:
+                assert mixed[i] == alone[i]
+
+
+def test_only_the_very_prompt_is_taken_for_read(params):
+    """What a longer row read of its beginning was read in other steps."""
+    engine = make(params, slots=2)
+    run(engine, [(PROMPTS[1], 0, 0)])
+    before = engine.tally.read_tokens
+    run(engine, [(PROMPTS[1][:5], 1, 0)])
+    assert engine.tally.read_tokens - before == 4
+    run(engine, [(PROMPTS[1][:5], 1, 1)])
+    assert engine.tally.read_tokens - before == 4
+
+
 @pytest.mark.parametrize("sizes", [(2, 1, 2), (4, 1, 1), (1, 2, 2), (8, 1, 1)])
 def test_any_mesh_samples_the_same(params, reference, sizes):
     over = mesh.make(*sizes, devices=jax.devices()[: int(np.prod(sizes))])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from torl_jax.compilation import Counter
-from torl_jax.sampler.sampling import Settings, sample
+from torl_jax.sampler.sampling import Settings, sample, truncate
 
 V = 12
 LOGITS = np.random.default_rng(0).normal(size=V).astype(np.float32) * 2
@@ -72,3 +72,25 @@ def test_settings_are_data():
     for settings in (Settings.of(0.0), Settings.of(0.3, 2), Settings.of(1.0, 0, 0.5)):
         draw(logits, keys, settings)
     assert counter.count == 0
+
+
+def test_each_row_may_have_its_own_settings():
+    each = [
+        Settings.of(1.0), Settings.of(0.0), Settings.of(0.5, 3), Settings.of(1.0, 0, 0.6),
+        Settings.of(2.0, 0, 0.999), Settings.of(0.7),
+    ]  # fmt: skip
+    keys = jax.random.split(jax.random.key(4), len(each))
+    logits = jnp.asarray(np.random.default_rng(2).normal(size=(len(each), 500)) * 3, jnp.float32)
+    token, logp = map(np.asarray, draw(logits, keys, Settings.rows(each)))
+    for row, settings in enumerate(each):
+        # To the last bit: what the neighbours ask for, truncation too, is nothing to a row.
+        alone, alone_logp = map(np.asarray, draw(logits, keys, settings))
+        assert (token[row], logp[row]) == (alone[row], alone_logp[row])
+
+
+def test_a_row_without_truncation_keeps_its_unlikeliest_token():
+    """Summed in float32 the mass is whole before the last of so many tokens."""
+    V = 50_000
+    logits = jnp.linspace(0.0, -30.0, V)[None].repeat(2, axis=0)
+    kept = truncate(logits, Settings.rows([Settings.of(), Settings.of(1.0, 0, 0.5)]))
+    assert jnp.isfinite(kept[0]).all() and not jnp.isfinite(kept[1]).all()

@@ -89,6 +89,18 @@ def check(config: Any) -> None:
     )
     if rl.estimator != "gae":
         _need(config, "rl.group_size", lambda x: x >= 2, "at least 2: groups compare samples")
+    _need(
+        config,
+        "filters.zero_variance",
+        lambda x: rl.group_size > 1 or not x,
+        "False with rl.group_size=1, where no group has any spread",
+    )
+    _need(
+        config,
+        "rl.kl_in",
+        lambda x: x == "loss" or rl.estimator != "gdpo" or not rl.kl_coef,
+        "loss with rl.estimator=gdpo, which would weigh the KL as much as each part of the reward",
+    )
     for key in ("rl.gamma", "rl.lam", "sft.warmup", "sandbox.lost"):
         _need(config, key, lambda x: 0 <= x <= 1, "a share, 0 to 1")
     _need(config, "tools.limit", lambda x: x >= 2, "at least 2: a result is cut in its middle")

@@ -1,15 +1,16 @@
 """Corpus documents as packed rows of token ids, for pretraining."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from torl_jax.data import corpus, vocabulary
+from torl_jax.data.corpus import Document
 from torl_jax.episode import Author
 
-ROW = 128  # tokens a row; the longest document has fewer
+ROW = 128  # tokens a row; the longest document of `corpus.py` has fewer
 
 
 class Rows(NamedTuple):
@@ -29,7 +30,7 @@ class Encoded(NamedTuple):
     piece: list[int]
 
 
-def encode(document: corpus.Document, tokenizer: Tokenizer) -> Encoded:
+def encode(document: Document, tokenizer: Tokenizer) -> Encoded:
     """Every piece encoded alone, as a rollout does; end-of-text is the policy's last token."""
     ids, authors, piece = [], [], []
     for i, (author, text) in enumerate(document.pieces):
@@ -69,13 +70,19 @@ def pack(documents: Sequence[Encoded], rows: int, width: int = ROW) -> tuple[Row
     return batch, len(documents)
 
 
-def batches(seed: int, tokenizer: Tokenizer, rows: int) -> Iterator[Rows]:
-    """The corpus from its first document on, for ever."""
+def batches(
+    seed: int,
+    tokenizer: Tokenizer,
+    rows: int,
+    document: Callable[[int, int], Document] = corpus.document,
+    width: int = ROW,
+) -> Iterator[Rows]:
+    """A corpus from its first document on, for ever; `document(seed, index)` gives each."""
     index, waiting = 0, []
     while True:
-        while sum(len(d.ids) for d in waiting) < rows * ROW:
-            waiting.append(encode(corpus.document(seed, index), tokenizer))
+        while sum(len(d.ids) for d in waiting) < rows * width:
+            waiting.append(encode(document(seed, index), tokenizer))
             index += 1
-        batch, taken = pack(waiting, rows)
+        batch, taken = pack(waiting, rows, width)
         waiting = waiting[taken:]
         yield batch

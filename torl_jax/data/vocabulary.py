@@ -1,4 +1,4 @@
-"""The tiny base's tokenizer: byte-level BPE in the published layout of Qwen2.5's.
+"""The tiny bases' tokenizer: byte-level BPE in the published layout of Qwen2.5's.
 
 The same pieces in the same order (split by the same regular expression, then bytes,
 then merges), so what loads Qwen2.5's tokenizer loads this one; every text
@@ -6,12 +6,13 @@ round-trips because all 256 bytes are tokens. Two things differ: the vocabulary 
 small, and a number is cut into pairs of digits from the left (Qwen: single digits):
 every pair is an added token, matched before the split. (A split rule of our own
 would not survive: transformers gives every model of type qwen2 Qwen's own.) A small
-model copies "347" as two tokens, almost surely.
+model copies "347" as two tokens, almost surely. Words that it is to copy may be tokens of
+their own likewise: "Oslo" is then the same token behind a blank and within quotes.
 """
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import (
@@ -45,10 +46,12 @@ def _pipeline(model: models.BPE) -> Tokenizer:
     return tokenizer
 
 
-def build(texts: Iterable[str], merges: int = 400, min_frequency: int = 100) -> Tokenizer:
-    """Bytes, all pairs of digits, at most `merges` merges learnt from `texts`, end-of-text.
+def build(
+    texts: Iterable[str], merges: int = 400, min_frequency: int = 100, words: Sequence[str] = ()
+) -> Tokenizer:
+    """All bytes and pairs of digits, `words`, merges learnt from `texts`, end-of-text.
 
-    Deterministic in `texts`. A merge must occur `min_frequency` times to be learnt.
+    Deterministic in `texts`. At most `merges` merges, each of what occurs `min_frequency` times.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = _pipeline(models.BPE())
@@ -61,17 +64,18 @@ def build(texts: Iterable[str], merges: int = 400, min_frequency: int = 100) -> 
     learner.train_from_iterator(texts, trainer)
     learnt = [tuple(p) for p in json.loads(learner.to_str())["model"]["merges"]][:merges]
     pairs = [a + b for a in "0123456789" for b in "0123456789"]
-    vocab = {token: i for i, token in enumerate([*alphabet, *pairs])}
+    whole = [*pairs, *words]
+    vocab = {token: i for i, token in enumerate([*alphabet, *whole])}
     for left, right in learnt:
         vocab.setdefault(left + right, len(vocab))
     tokenizer = _pipeline(models.BPE(vocab=vocab, merges=learnt))
-    tokenizer.add_tokens([AddedToken(pair, normalized=False) for pair in pairs])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
     tokenizer.add_special_tokens([END_OF_TEXT])
     return tokenizer
 
 
-def save(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
-    """Writes tokenizer.json and tokenizer_config.json."""
+def save(tokenizer: Tokenizer, folder: str | os.PathLike[str], chat_template: str = "") -> None:
+    """Writes tokenizer.json and tokenizer_config.json, with a chat template where there is one."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=True)
@@ -87,4 +91,6 @@ def save(tokenizer: Tokenizer, folder: str | os.PathLike[str]) -> None:
         "split_special_tokens": False,
         "errors": "replace",
     }
+    if chat_template:
+        settings["chat_template"] = chat_template
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,56 +1,85 @@
-"""The learner: the compiled programs of one run on one mesh.
+"""The learner: the networks of one run on one mesh, and what each step makes of a rollout.
 
     learner.refer(params)
     state = learner.create(params)
     batches = learner.annotate(state, batches)
-    batches = learner.credit(batches, advantages)
+    batches = learner.credit(batches, advantages)      or, with a critic,
+    batches = learner.estimate(batches, scores)
     state, stats = learner.update(state, batches)
 
 `batches` are the minibatches of one rollout, one optimiser step each and an epoch. With
 more than one step, the later ones are off-policy by the earlier, so the log-probs of
-the policy that sampled ("old") are computed for all of them before the first.
+the policy that sampled ("old") are computed for all of them before the first; so are the
+critic's values.
 """
 
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from torl_jax import config
-from torl_jax.errors import UserError
+from torl_jax.learner import critic, losses
 from torl_jax.learner import optimizer as optimizers
 from torl_jax.learner import state as states
+from torl_jax.learner.network import Network, check, place
 from torl_jax.learner.state import TrainState
-from torl_jax.learner.step import Objective, annotate, divergence, update
+from torl_jax.learner.step import divergence
 from torl_jax.model.transformer import Transformer
 from torl_jax.parallel import mesh as meshes
 from torl_jax.parallel import sharding
+from torl_jax.rl import gae
 from torl_jax.rl.batch import TrainBatch, credit
 
 # How a statistic of several optimiser steps becomes one of the rollout; else the mean.
 OVER_STEPS = {"agreement_max": np.max, "trained_tokens": np.sum}
-
-
-def fetching(state: TrainState, batch: TrainBatch, *, near: Any, **how: Any):
-    """`update`, with the optimiser's state brought to the devices first, to `near`."""
-    opt_state = jax.device_put(state.opt_state, near)
-    return update(dataclasses.replace(state, opt_state=opt_state), batch, **how)
+# The critic's statistics beside the policy's: what both have is named apart.
+OF_CRITIC = {
+    "vf_loss": "vf_loss",
+    "vf_clip_fraction": "vf_clip_fraction",
+    "value_mean": "value_mean",
+    "grad_norm": "vf_grad_norm",
+}
 
 
 class Learner:
     """Holds no parameters but the reference policy's, and those only if KL is on."""
 
     def __init__(self, cfg: config.Config, model: Transformer, vocab: int, mesh: Mesh) -> None:
-        sharding.check(model.config, mesh)
-        self.mesh = mesh
-        model = model.clone(mesh=mesh)
-        self.model, self.optimizer = model, optimizers.make(cfg.optimizer)
-        self.objective = Objective(
-            model=model,
+        check(cfg.learner, model.config, mesh)
+        self.mesh, self.rl, self.warmup = mesh, cfg.rl, cfg.critic.warmup
+        self.model = model.clone(mesh=mesh)
+        self.reference = None
+        memory = states.HOST if cfg.optimizer.offload else states.DEVICE
+        self.policy = self._policy(cfg, vocab, memory)
+        self.critic = self._critic(cfg, memory) if cfg.rl.estimator == "gae" else None
+        rows, whole = sharding.rows(mesh), sharding.replicated(mesh)
+        self.divergence_program = jax.jit(
+            divergence, static_argnames=("estimator", "count"), out_shardings=whole
+        )
+        self.credit_program = jax.jit(
+            lambda batch, values_E: credit(batch, values_E).advantage, out_shardings=rows
+        )
+        in_reward = cfg.rl.kl_coef if cfg.rl.kl_in == "reward" else 0.0
+        self.estimate_program = jax.jit(
+            functools.partial(
+                critic.credit,
+                gamma=cfg.rl.gamma,
+                lam=cfg.rl.lam,
+                kl_coef=in_reward,
+                estimator=cfg.rl.kl_estimator,
+            ),
+            out_shardings=(rows, rows, whole),
+        )
+        self.whiten_program = jax.jit(gae.whiten, out_shardings=rows)
+        self.fit_program = jax.jit(critic.fit, out_shardings=whole)
+
+    def _policy(self, cfg: config.Config, vocab: int, memory: str) -> Network:
+        loss = losses.Policy(
+            model=self.model,
             vocab=vocab,
             temperature=cfg.sampler.temperature,
             clip_low=cfg.rl.clip_low,
@@ -59,38 +88,18 @@ class Learner:
             kl_coef=cfg.rl.kl_coef if cfg.rl.kl_in == "loss" else 0.0,
             kl_estimator=cfg.rl.kl_estimator,
             entropy_coef=cfg.rl.entropy_coef,
-            head_chunk=cfg.learner.head_chunk * meshes.ways(mesh),
+            head_chunk=cfg.learner.head_chunk * meshes.ways(self.mesh),
         )
-        ways = meshes.ways(mesh)
-        if cfg.learner.microbatch_rows % ways:
-            raise UserError(
-                f"config.learner.microbatch_rows is {cfg.learner.microbatch_rows}; the mesh "
-                f"splits rows {ways} ways: set a multiple of {ways}"
-            )
-        self.rl = cfg.rl
-        self.reference = None
-        self.memory = states.HOST if cfg.optimizer.offload else states.DEVICE
-        # Left to the compiler, the new state's shardings differ from the old one's, and the
-        # second update would compile again.
-        tree = states.abstract(model.config, self.optimizer)
-        self.update_program = jax.jit(
-            functools.partial(fetching, near=states.moments(tree.opt_state, mesh, states.DEVICE)),
-            static_argnames=("objective", "optimizer"),
-            donate_argnames=("state",),
-            out_shardings=(states.shardings(tree, mesh, self.memory), sharding.replicated(mesh)),
-        )
-        self.annotate_program = jax.jit(
-            annotate, static_argnames=("objective",), out_shardings=sharding.rows(mesh)
-        )
-        self.divergence_program = jax.jit(
-            divergence,
-            static_argnames=("estimator", "count"),
-            out_shardings=sharding.replicated(mesh),
-        )
-        self.credit_program = jax.jit(
-            lambda batch, values_E: credit(batch, values_E).advantage,
-            out_shardings=sharding.rows(mesh),
-        )
+        optimizer = optimizers.make(cfg.optimizer)
+        tree = states.abstract(self.model.config, optimizer)
+        return Network(loss, optimizer, tree, self.mesh, memory)
+
+    def _critic(self, cfg: config.Config, memory: str) -> Network:
+        shape = critic.shape(self.model.config)
+        loss = losses.Value(model=self.model.clone(config=shape), clip=cfg.critic.clip)
+        optimizer = optimizers.make(dataclasses.replace(cfg.optimizer, lr=cfg.critic.lr))
+        tree = states.abstract(shape, optimizer, critic.begin)
+        return Network(loss, optimizer, tree, self.mesh, memory)
 
     @property
     def needs_reference(self) -> bool:
@@ -105,49 +114,39 @@ class Learner:
 
     def abstract(self) -> TrainState:
         """The state's tree with shapes and shardings for leaves; nothing is allocated."""
-        tree = states.abstract(self.model.config, self.optimizer)
-        return jax.tree.map(
-            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-            tree,
-            states.shardings(tree, self.mesh, self.memory),
-        )
+        own = self.critic.abstract() if self.critic else None
+        return dataclasses.replace(self.policy.abstract(), critic=own)
 
     def refer(self, params: dict) -> None:
         """Keeps a copy of `params` as the reference policy, if KL is on."""
         if self.needs_reference:
-            placed = jax.device_put(params, sharding.shardings(params, self.mesh))
-            self.reference = jax.tree.map(lambda x: x.copy(), placed)
+            self.reference = self._copy(params)
 
     def create(self, params: dict) -> TrainState:
         """A fresh state in its shards. It may take over the buffers of `params`."""
-        return states.create(params, self.optimizer, self.mesh, self.memory)
+        # The critic's first, of a copy: the policy's update will use up its buffers.
+        own = self.critic.create(self._copy(critic.begin(params))) if self.critic else None
+        return dataclasses.replace(self.policy.create(params), critic=own)
 
     def place(self, batch: TrainBatch) -> TrainBatch:
-        """The batch on the mesh, rows split over the data axes.
-
-        Every host has the whole batch, and gives its own rows.
-        """
-        split, whole = sharding.rows(self.mesh), sharding.replicated(self.mesh)
-
-        def put(x: np.ndarray) -> jax.Array:
-            if np.ndim(x) < 3:
-                return jax.make_array_from_process_local_data(whole, np.asarray(x), np.shape(x))
-            own = split.addressable_devices_indices_map(x.shape).values()
-            rows = sorted({index[1].indices(x.shape[1])[:2] for index in own if index})
-            local = np.concatenate([x[:, start:end] for start, end in rows], axis=1)
-            return jax.make_array_from_process_local_data(split, local, x.shape)
-
-        return jax.tree.map(put, batch)
+        """The batch on the mesh; see `network.place`."""
+        return place(batch, self.mesh)
 
     def annotate(self, state: TrainState, batches: Sequence[TrainBatch]) -> list[TrainBatch]:
-        """The batches on the mesh, with the log-probs that the algorithm needs."""
+        """The batches on the mesh, with the log-probs and values that the algorithm needs."""
         placed = [self.place(batch) for batch in batches]
-        for name, params, needed in (
-            ("old_logp", state.params, self.needs_old),
-            ("ref_logp", self.reference, self.needs_reference),
-        ):
-            if needed:
-                placed = [dataclasses.replace(b, **{name: self._logp(params, b)}) for b in placed]
+        needed = []
+        if self.needs_old:
+            needed.append(("old_logp", self.policy, state.params))
+        if self.needs_reference:
+            needed.append(("ref_logp", self.policy, self.reference))
+        if self.critic and state.critic:
+            needed.append(("values", self.critic, state.critic.params))
+        for name, network, params in needed:
+            placed = [
+                dataclasses.replace(batch, **{name: network.tokens(params, batch)})
+                for batch in placed
+            ]
         return placed
 
     def divergence(self, batches: Sequence[TrainBatch], count: int) -> np.ndarray:
@@ -170,15 +169,52 @@ class Learner:
             for batch, values_E in zip(batches, advantages, strict=True)
         ]
 
+    def estimate(
+        self, batches: Sequence[TrainBatch], scores: Sequence[np.ndarray]
+    ) -> list[TrainBatch]:
+        """The annotated batches with each token's advantage and return, from scores [E] float32.
+
+        Advantages are whitened over the trained tokens of all batches together.
+        """
+        found = [
+            self.estimate_program(batch, scores_E)
+            for batch, scores_E in zip(batches, scores, strict=True)
+        ]
+        if self.rl.whiten and found:
+            mean, variance = gae.pooled(jax.device_get([moments for _, _, moments in found]))
+            found = [(self.whiten_program(x, mean, variance), *rest) for x, *rest in found]
+        return [
+            dataclasses.replace(batch, advantage=advantage, returns=returns)
+            for batch, (advantage, returns, _) in zip(batches, found, strict=True)
+        ]
+
     def update(
-        self, state: TrainState, batches: Sequence[TrainBatch]
+        self, state: TrainState, batches: Sequence[TrainBatch], step: int = 0
     ) -> tuple[TrainState, dict[str, float]]:
-        """One optimiser step a minibatch and epoch; statistics are averaged over the steps."""
+        """One optimiser step a minibatch and epoch; statistics are averaged over the steps.
+
+        `step`: rollouts learnt from before. In the first critic.warmup of them the policy is
+        left as it is, and there are no statistics of its own.
+        """
+        if self.critic is None or state.critic is None:
+            return self._epochs(self.policy, state, batches)
+        stats = self._fit(batches)
+        own, found = self._epochs(self.critic, state.critic, batches)
+        stats |= {name: found[ours] for ours, name in OF_CRITIC.items()}
+        policy = dataclasses.replace(state, critic=None)
+        if step < self.warmup:
+            self.policy.prepare(policy, batches[0])
+        else:
+            policy, found = self._epochs(self.policy, policy, batches)
+            stats |= found
+        return dataclasses.replace(policy, critic=own), stats
+
+    def _epochs(
+        self, network: Network, state: TrainState, batches: Sequence[TrainBatch]
+    ) -> tuple[TrainState, dict[str, float]]:
         collected = []
         for batch in [*batches] * self.rl.epochs:
-            state, stats = self.update_program(
-                state, batch, objective=self.objective, optimizer=self.optimizer
-            )
+            state, stats = network.update(state, batch)
             collected.append(stats)
         collected = jax.device_get(collected)
         return state, {
@@ -186,5 +222,14 @@ class Learner:
             for name in collected[0]
         }
 
-    def _logp(self, params: Any, batch: TrainBatch) -> jax.Array:
-        return self.annotate_program(params, batch, objective=self.objective)
+    def _fit(self, batches: Sequence[TrainBatch]) -> dict[str, float]:
+        """How well the values before the step foretold the returns; nan where all are equal."""
+        found = jax.device_get([self.fit_program(batch) for batch in batches])
+        mean, variance = gae.pooled([returns for returns, _ in found])
+        _, rest = gae.pooled([residuals for _, residuals in found])
+        explained = 1 - rest / variance if variance > 0 else np.nan
+        return {"return_mean": float(mean), "explained_variance": float(explained)}
+
+    def _copy(self, params: dict) -> dict:
+        placed = jax.device_put(params, sharding.shardings(params, self.mesh))
+        return jax.tree.map(lambda x: x.copy(), placed)

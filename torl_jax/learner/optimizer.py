@@ -1,4 +1,4 @@
-"""AdamW with global-norm clipping and a constant rate after a linear warm-up (optax)."""
+"""AdamW with global-norm clipping; a linear warm-up, then a constant rate or a cosine (optax)."""
 
 import optax
 
@@ -11,13 +11,10 @@ def make(cfg: config.Optimizer) -> optax.GradientTransformation:
     `moments` is of the first moment alone. The second moves by 1 - b2, a thousandth of
     itself, a step; bfloat16 rounds at four thousandths and would stand still.
     """
-    rate = cfg.lr
-    if cfg.warmup:
-        rate = optax.schedules.warmup_constant_schedule(0.0, cfg.lr, cfg.warmup)
     return optax.chain(
         optax.clip_by_global_norm(cfg.clip_norm),
         optax.adamw(
-            rate,
+            rate(cfg),
             b1=cfg.b1,
             b2=cfg.b2,
             eps=cfg.eps,
@@ -25,3 +22,17 @@ def make(cfg: config.Optimizer) -> optax.GradientTransformation:
             mu_dtype=cfg.moments,
         ),
     )
+
+
+def rate(cfg: config.Optimizer) -> float | optax.Schedule:
+    """The learning rate, by the number of steps taken where it changes.
+
+    It rises from 0 in `warmup` steps and falls to 0 as a cosine in `decay` more (Loshchilov &
+    Hutter 2017, arXiv 1608.03983, eq. 5, one period), where it stays; decay 0: it stays high.
+    """
+    if cfg.decay:
+        whole = cfg.warmup + cfg.decay
+        return optax.schedules.warmup_cosine_decay_schedule(0.0, cfg.lr, cfg.warmup, whole)
+    if cfg.warmup:
+        return optax.schedules.warmup_constant_schedule(0.0, cfg.lr, cfg.warmup)
+    return cfg.lr

@@ -1,5 +1,6 @@
 """What learning changes: parameters, optimiser state, and the number of steps taken."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -15,11 +16,15 @@ from torl_jax.parallel import sharding
 
 @flax.struct.dataclass
 class TrainState:
-    """params: float32 master weights; step: optimiser steps taken (a rollout may have several)."""
+    """params: float32 master weights; step: optimiser steps taken (a rollout may have several).
+
+    `critic`: the state of PPO's second network; None without, and in the critic's own.
+    """
 
     params: Any
     opt_state: optax.OptState
     step: Any
+    critic: "TrainState | None" = None
 
 
 # Where an array lives: beside the device's arithmetic, or in its host's memory.
@@ -40,9 +45,16 @@ def create(
     return TrainState(params=params, opt_state=init(params), step=step)
 
 
-def abstract(config: ModelConfig, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state's tree with shapes for leaves; nothing is allocated."""
-    params = jax.eval_shape(lambda: initialise(config, jax.random.key(0)))
+def abstract(
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    begin: Callable[[dict], dict] = lambda params: params,
+) -> TrainState:
+    """The state's tree with shapes for leaves; nothing is allocated.
+
+    `begin` makes the network's parameters of those of a model.
+    """
+    params = jax.eval_shape(lambda: begin(initialise(config, jax.random.key(0))))
     opt_state = jax.eval_shape(optimizer.init, params)
     return TrainState(params=params, opt_state=opt_state, step=jax.ShapeDtypeStruct((), jnp.int32))
 

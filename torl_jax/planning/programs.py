@@ -118,6 +118,7 @@ class Run:
             "weights": device_bytes(self.weights),
             "cache": device_bytes(self.cache),
             "reference": device_bytes(self.state.params) if self.learner.needs_reference else 0,
+            "critic": self._critic_bytes(),
         }
         own = {
             HANDOFF: {"params", "weights"},
@@ -144,6 +145,14 @@ class Run:
         over = self.sampling.shape
         weights = device_bytes(self.weights) * over["fsdp"]
         return weights + device_bytes(self.cache) * self._live(load) / self.cache.capacity
+
+    def _critic_bytes(self) -> int:
+        """PPO's second network, which no program but its own update needs."""
+        critic = self.state.critic
+        if critic is None:
+            return 0
+        near = () if self.cfg.optimizer.offload else (critic.opt_state,)
+        return device_bytes((critic.params, *near))
 
     def _live(self, load: Load) -> float:
         """Tokens that a row holds on average while it is decoded."""
@@ -177,7 +186,7 @@ class Run:
             }
         )
         mark_V = self._whole((V,), jnp.bool_)
-        settings = jax.tree.map(lambda x: self._whole((), x.dtype), Settings.of())
+        settings = jax.tree.map(lambda x: self._whole((B,), x.dtype), Settings.of())
         return decode_segment.lower(
             self.weights,
             self.cache,
@@ -191,17 +200,18 @@ class Run:
         )
 
     def _annotate(self):
-        return self.learner.annotate_program.lower(
-            self.state.params, self._batch(annotated=False), objective=self.learner.objective
+        policy = self.learner.policy
+        return policy.annotate_program.lower(
+            self.state.params, self._batch(annotated=False), loss=policy.loss
         )
 
     def _update(self):
-        learner = self.learner
-        return learner.update_program.lower(
-            self.state,
+        policy = self.learner.policy
+        return policy.update_program.lower(
+            policy.abstract(),
             self._batch(annotated=True),
-            objective=learner.objective,
-            optimizer=learner.optimizer,
+            loss=policy.loss,
+            optimizer=policy.optimizer,
         )
 
     def _batch(self, annotated: bool) -> TrainBatch:
@@ -228,6 +238,8 @@ class Run:
             count=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(self.training)),
             old_logp=real if annotated and self.learner.needs_old else None,
             ref_logp=real if annotated and self.learner.needs_reference else None,
+            values=real if annotated and self.learner.critic is not None else None,
+            returns=real if annotated and self.learner.critic is not None else None,
         )
 
     def _cache(self) -> Cache:

@@ -24,7 +24,8 @@ class Structured:
         thoughts: Literal["keep", "drop"] = "keep",
     ) -> None:
         """`ends`: what the end-of-text tokens spell. `thoughts`: of golds, see `gold_of`."""
-        self._variant, self._ends, self._live, self._thoughts = variant, ends, live, thoughts
+        self._variant, self._ends, self._live = variant, ends, live
+        self._thoughts: Literal["keep", "drop"] = thoughts
 
     def submit(self, episode: Episode, step: int) -> "Future[Score]":
         """As `Reward.submit`."""

@@ -23,9 +23,10 @@ class TrainBatch:
     """Arrays [M, B, T]: M microbatches of B rows of T tokens; `count` of the M are filled.
 
     segments: 1, 2, .. per packed episode, 0 for padding; episode: which of the E it is.
-    mask: 1 where the target was written by the policy in a kept episode. old_logp and
-    ref_logp are filled by `Learner.annotate` where the algorithm needs them, advantage
-    by `credit`.
+    mask: 1 where the target was written by the policy in a kept episode. old_logp,
+    ref_logp and values (the critic's, before the step) are filled by `Learner.annotate`
+    where the algorithm needs them; advantage by `Learner.credit`, or with returns by
+    `Learner.estimate`.
     """
 
     tokens: Array
@@ -38,7 +39,9 @@ class TrainBatch:
     count: Array
     old_logp: Array = None
     ref_logp: Array = None
+    values: Array = None
     advantage: Array = None
+    returns: Array = None
 
 
 def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
@@ -64,14 +67,19 @@ def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
 
 
 def from_episodes(
-    episodes: Sequence[Episode], keep: np.ndarray, *, row_tokens: int, microbatch_rows: int
+    episodes: Sequence[Episode],
+    keep: np.ndarray,
+    *,
+    row_tokens: int,
+    microbatch_rows: int,
+    most: int = 0,
 ) -> TrainBatch:
     """One optimiser step's batch. keep: bool [E]; an episode not kept is left out.
 
-    M is the most that E episodes can need, whatever their lengths, so that the
-    shapes, and with them the compiled program, never change.
+    M is the most that E episodes can need (or `most` of them, where that is more), whatever
+    their lengths, so that the shapes, and with them the compiled program, never change.
     """
-    M = -(-len(episodes) // microbatch_rows)
+    M = -(-max(len(episodes), most) // microbatch_rows)
     shape = (M * microbatch_rows, row_tokens)
     arrays = {
         "tokens": np.zeros(shape, np.int32),

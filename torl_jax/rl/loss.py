@@ -59,6 +59,35 @@ def policy_loss(
     return loss, stats
 
 
+def value_loss(
+    value_BT: jax.Array,
+    old_value_BT: jax.Array,
+    return_BT: jax.Array,
+    mask_BT: jax.Array,
+    *,
+    clip: float = 0.5,
+    total: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """PPO's squared error of the values, clipped about those before the step, as a token mean.
+
+        loss = mean_t max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) / 2
+
+    All arrays [B, T]; clip 0 leaves the second term away. Returns the scalar loss and
+    `vf_clip_fraction`, the tokens where the clipped error is the larger.
+    """
+    # Untrained places may hold anything; see policy_loss.
+    own_BT = mask_BT > 0
+    gap_BT = jnp.where(own_BT, value_BT - return_BT, 0.0)
+    error_BT, clipped_BT = jnp.square(gap_BT), jnp.zeros_like(own_BT)
+    if clip:
+        bounded_BT = old_value_BT + jnp.clip(value_BT - old_value_BT, -clip, clip)
+        far_BT = jnp.square(jnp.where(own_BT, bounded_BT - return_BT, 0.0))
+        clipped_BT = far_BT > error_BT
+        error_BT = jnp.maximum(error_BT, far_BT)
+    fraction = token_mean(clipped_BT.astype(jnp.float32), mask_BT, total)
+    return 0.5 * token_mean(error_BT, mask_BT, total), {"vf_clip_fraction": fraction}
+
+
 def k1(logp: jax.Array, ref_logp: jax.Array) -> jax.Array:
     """log p - log q: unbiased, high variance (Schulman 2020, "Approximating KL divergence")."""
     return logp - ref_logp

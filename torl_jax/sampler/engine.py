@@ -128,14 +128,24 @@ class Engine:
         return self.table.free
 
     def admit(
-        self, prompt: Sequence[int], *, problem: int, sample: int, budget: int, watch: bool
+        self,
+        prompt: Sequence[int],
+        *,
+        problem: int,
+        sample: int,
+        budget: int,
+        watch: bool,
+        settings: Settings | None = None,
     ) -> Slot:
-        """Takes a free slot for a new row; `budget`: most tokens after the prompt."""
+        """Takes a free slot for a new row; `budget`: most tokens after the prompt.
+
+        `settings` are the row's own (scalars); None: those of `load`.
+        """
         if len(prompt) + budget > self.capacity:
             raise ValueError(f"{len(prompt)} + {budget} tokens exceed the capacity {self.capacity}")
         waiting = [slot for slot in self.table.slots if slot.fork_from != NOBODY]
         slot = self.table.take(prompt, problem, sample, budget)
-        slot.watch = watch
+        slot.watch, slot.settings = watch, settings
         # The slot may hold a prompt that rows admitted before have still to copy.
         self._fork([other for other in waiting if other.fork_from == slot.index])
         return slot
@@ -163,7 +173,7 @@ class Engine:
             self.cache,
             self._rows(),
             self.marks,
-            self.settings,
+            self._settings(),
             self.seed_2,
             model=self.model,
             steps=self.segment,
@@ -199,6 +209,13 @@ class Engine:
             problem_B=np.asarray([slot.problem for slot in slots], np.uint32),
             watch_B=np.asarray([slot.watch for slot in slots], bool),
             live_B=np.asarray([slot.live for slot in slots], bool),
+        )
+
+    def _settings(self) -> Settings:
+        """Each row's own; what nobody will read is drawn plainly: truncation has to sort."""
+        plain = Settings.of()
+        return Settings.rows(
+            [(slot.settings or self.settings) if slot.live else plain for slot in self.table.slots]
         )
 
     def _read(self) -> None:

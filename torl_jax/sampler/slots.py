@@ -9,6 +9,8 @@ same problem finds the prompt already read, in its own slot or in another's.
 import dataclasses
 from collections.abc import Sequence
 
+from torl_jax.sampler.sampling import Settings
+
 NOBODY = -1
 
 
@@ -19,7 +21,7 @@ class Slot:
     tokens: all tokens of the row, prompt included. cached: how many of them the
     cache holds. prompt: how many of them are prompt. budget: most tokens after
     the prompt. fork_from: the slot whose row is to be copied before the first use, or
-    NOBODY.
+    NOBODY. settings: how the row is sampled, None: as the engine's others.
     """
 
     index: int
@@ -33,6 +35,7 @@ class Slot:
     live: bool = False
     watch: bool = False
     fork_from: int = NOBODY
+    settings: Settings | None = None
 
     @property
     def unread(self) -> int:
@@ -77,7 +80,8 @@ class Table:
         """
         prompt = list(prompt)
         wanted = len(prompt) - 1
-        holders = [slot for slot in self.slots if slot.tokens[: len(prompt)] == prompt]
+        # The very prompt: a longer row's beginning was read in other steps, to other last bits.
+        holders = [slot for slot in self.slots if slot.tokens[: slot.prompt] == prompt]
         ready = [slot for slot in holders if slot.cached >= wanted]
         reading = [slot for slot in holders if slot.taken and slot.fork_from == NOBODY]
         free = [slot for slot in self.slots if not slot.taken]

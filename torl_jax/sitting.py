@@ -1,0 +1,33 @@
+"""What commands that evaluate have in common: a folder of their own, and a name for weights."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from etils import epath
+
+from torl_jax.errors import UserError
+from torl_jax.workdir import only_run
+
+
+def fingerprint(params: dict) -> str:
+    """Of weights: some numbers of every array, which one optimiser step changes."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        flat = np.asarray(leaf).reshape(-1)
+        some = flat[:: max(flat.size // 4096, 1)]
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode() + some.tobytes())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def alone(out: epath.Path) -> Iterator[None]:
+    """Holds the folder `out`; UserError where another process does."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(only_run(out))
+        except UserError as error:
+            raise UserError(str(error).replace("--workdir", "--out")) from None
+        yield

@@ -1,0 +1,1 @@
+"""The benchmarks of tool calling that ToolRL is measured on: API-Bank, Bamboogle, BFCL."""

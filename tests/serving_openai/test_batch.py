@@ -14,16 +14,16 @@ import pytest
 
 from configs import quickstart
 from sandbox import Sandbox, SandboxError
+from tests.serving_openai.hearing import WAIT, Heard
 from torl_jax import config, parts, policy
 from torl_jax.envs.python import PythonEnv
 from torl_jax.episode import End, Observation, Problem
 from torl_jax.protocols.torl import ToRL
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.sampling import Settings
-from torl_jax.serving.batch import Batch, Broken, Dead, Done, Ending, Full, Live, Order, Piece
+from torl_jax.serving.batch import Batch, Broken, Dead, Ending, Full, Live, Order
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT = 120  # seconds that nothing here takes
 
 
 @pytest.fixture(scope="module")
@@ -49,34 +49,6 @@ def box():
             yield box
     except SandboxError as error:
         pytest.skip(f"no sandbox on this machine: {error}")
-
-
-class Heard:
-    """What a request is told."""
-
-    def __init__(self, choices=1):
-        self.texts = [""] * choices
-        self.done = {}
-        self.broken = None
-        self.pieces = 0
-        self.over = threading.Event()
-
-    def __call__(self, event):
-        match event:
-            case Piece(index, text):
-                assert index not in self.done
-                self.texts[index] += text
-                self.pieces += 1
-            case Done():
-                self.done[event.index] = event
-            case Broken():
-                self.broken = event
-        if self.broken or len(self.done) == len(self.texts):
-            self.over.set()
-
-    def wait(self):
-        assert self.over.wait(WAIT)
-        return self
 
 
 @pytest.fixture

@@ -60,6 +60,7 @@ NOT_NEGATIVE = (
     "run.seed",
     "run.dump_episodes",
 )
+SHARES = ("rl.gamma", "rl.lam", "sft.warmup", "sandbox.lost", "filters.accuracy_high")
 
 
 def check(config: Any) -> None:
@@ -68,11 +69,23 @@ def check(config: Any) -> None:
         _need(config, path, lambda x: x > 0, "a number above 0")
     for path in NOT_NEGATIVE:
         _need(config, path, lambda x: x >= 0, "0 or more")
-    sampler, rl = config.sampler, config.rl
+    for path in SHARES:
+        _need(config, path, lambda x: 0 <= x <= 1, "a share, 0 to 1")
+    for path in ("reward.execution", "reward.overlong"):
+        _need(config, path, lambda x: x <= 0, "0 or less: a penalty")
+    for path in ("optimizer.b1", "optimizer.b2"):
+        _need(config, path, lambda x: 0 <= x < 1, "at least 0, below 1")
+    _need(config, "tools.limit", lambda x: x >= 2, "at least 2: a result is cut in its middle")
+    _lengths(config)
+    _algorithm(config)
+    _rewards(config)
+
+
+def _lengths(config: Any) -> None:
+    """What is sampled, and what it must fit into."""
+    sampler = config.sampler
     _need(config, "sampler.top_p", lambda x: 0 < x <= 1, "above 0, at most 1")
     _need(config, "sampler.temperature", lambda x: x > 0, "above 0: training samples by chance")
-    for key in ("optimizer.b1", "optimizer.b2"):
-        _need(config, key, lambda x: 0 <= x < 1, "at least 0, below 1")
     _need(config, "sampler.ladder", lambda x: x and min(x) > 0, "numbers above 0")
     longest = sampler.max_prompt + sampler.max_response
     _need(
@@ -83,6 +96,17 @@ def check(config: Any) -> None:
     )
     _need(
         config,
+        "reward.overlong_buffer",
+        lambda x: x <= sampler.max_response,
+        f"at most sampler.max_response = {sampler.max_response}",
+    )
+
+
+def _algorithm(config: Any) -> None:
+    """Groups, minibatches and filters, as the estimator allows them."""
+    rl, high = config.rl, config.filters.accuracy_high
+    _need(
+        config,
         "rl.minibatches",
         lambda x: rl.problems_per_step % x == 0,
         f"a divisor of rl.problems_per_step = {rl.problems_per_step}",
@@ -91,47 +115,38 @@ def check(config: Any) -> None:
         _need(config, "rl.group_size", lambda x: x >= 2, "at least 2: groups compare samples")
     _need(
         config,
+        "rl.kl_in",
+        lambda x: x == "loss" or rl.estimator != "gdpo" or not rl.kl_coef,
+        "loss with rl.estimator=gdpo, which would weigh the KL as much as each part of the reward",
+    )
+    _need(config, "rl.dual_clip", lambda x: x == 0 or x > 1, "0 (none) or above 1")
+    _need(
+        config,
         "filters.zero_variance",
         lambda x: rl.group_size > 1 or not x,
         "False with rl.group_size=1, where no group has any spread",
     )
     _need(
         config,
-        "rl.kl_in",
-        lambda x: x == "loss" or rl.estimator != "gdpo" or not rl.kl_coef,
-        "loss with rl.estimator=gdpo, which would weigh the KL as much as each part of the reward",
+        "filters.accuracy_low",
+        lambda x: 0 <= x <= high,
+        f"0 to filters.accuracy_high = {high}",
     )
-    for key in ("rl.gamma", "rl.lam", "sft.warmup", "sandbox.lost"):
-        _need(config, key, lambda x: 0 <= x <= 1, "a share, 0 to 1")
-    _need(config, "tools.limit", lambda x: x >= 2, "at least 2: a result is cut in its middle")
+
+
+def _rewards(config: Any) -> None:
+    """Switches that would do nothing, and benchmarks that the reward cannot grade."""
     _need(
         config,
         "toolrl.dynamic_length",
         lambda x: config.toolrl.length or not x,
         "toolrl.length too: without it there is no target to grow",
     )
-    _need(config, "rl.dual_clip", lambda x: x == 0 or x > 1, "0 (none) or above 1")
-    for key in ("reward.execution", "reward.overlong"):
-        _need(config, key, lambda x: x <= 0, "0 or less: a penalty")
-    high = config.filters.accuracy_high
-    _need(config, "filters.accuracy_high", lambda x: 0 <= x <= 1, "a share, 0 to 1")
-    _need(
-        config,
-        "filters.accuracy_low",
-        lambda x: 0 <= x <= high,
-        f"0 to filters.accuracy_high = {high}",
-    )
     _need(
         config,
         "eval.benchmarks",
         lambda x: not x or config.reward.kind == "answer",
         "none with reward.kind=toolrl: python -m torl_jax.evaluate_tools has its benchmarks",
-    )
-    _need(
-        config,
-        "reward.overlong_buffer",
-        lambda x: x <= sampler.max_response,
-        f"at most sampler.max_response = {sampler.max_response}",
     )
 
 

@@ -130,7 +130,7 @@ def switch(name: str) -> Any:
 
 
 def smoke(c: Any) -> None:
-    """Shrinks model, lengths and batch; tokenizer, prompts and rows stay real."""
+    """Shrinks model, lengths and batch; tokenizer, prompts and rows stay real (the short ones)."""
     c.model.path = ""
     c.model.random = True
     c.model.dtype = "float32"
@@ -138,14 +138,14 @@ def smoke(c: Any) -> None:
     c.data.eval_problems = 4
     c.sampler.slots = 8
     c.sampler.tp = 1
-    c.sampler.max_prompt = 960
-    c.sampler.max_response = 64
+    c.sampler.max_prompt = 480
+    c.sampler.max_response = 32
     c.sampler.segment = 16
     c.sampler.extend_rows = 4
-    c.sampler.ladder = (256, 960)
+    c.sampler.ladder = (480,)
     c.rl.problems_per_step = 4
     c.rl.group_size = min(c.rl.group_size, 2)
-    c.learner.row_tokens = 1024
+    c.learner.row_tokens = 512
     c.learner.microbatch_rows = 2
     c.learner.head_chunk = 256
     c.sft.epochs = 1

@@ -135,6 +135,23 @@ def test_the_loss_is_the_mean_over_learnt_tokens_only(model, documents):
     assert float(loss_of(doubled)) == pytest.approx(loss, rel=1e-5)
 
 
+def test_the_blocks_weights_start_at_the_size_asked_for_and_nothing_else_changes(model):
+    config, _ = model
+    own = initialise(config, jax.random.key(0))
+    same, large = (pretrain.initial(config, Recipe(init=size)) for size in (0.02, 0.08))
+    jax.tree.map(np.testing.assert_array_equal, same, own)
+    grown = {"attention", "mlp"}
+    for name, part in own["blocks"].items():
+        times = 4 if name in grown else 1
+        jax.tree.map(
+            lambda x, y, times=times: np.testing.assert_allclose(y, times * x, rtol=1e-6),
+            part,
+            large["blocks"][name],
+        )
+    assert grown < set(own["blocks"])
+    np.testing.assert_array_equal(large["embed_VD"], own["embed_VD"])
+
+
 def test_the_gate_names_every_cell_below_it_and_no_other():
     good, poor = Digits(0.95, 0.5), Digits(0.89, 0.99)
     table = {"gcd": {"code": good, "box": poor}, "sum": {"code": good, "box": good}}

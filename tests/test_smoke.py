@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -55,18 +53,17 @@ def test_torl_two_steps_end_to_end(shared, tmp_path):
     assert max(t for s in episode["segments"] for t in s["tokens"]) < 151_665
 
 
-@pytest.mark.parametrize("argument", ["smoke", "ppo,coarse,kl,smoke"])
-def test_toolrl_two_steps_end_to_end(shared, tmp_path, argument):
+def test_toolrl_two_steps_end_to_end(shared, tmp_path):
     data = shared / "data" / "toolrl"
     done = run(
         "torl_jax.train",
-        f"--config=configs/toolrl_1p5b.py:{argument}", f"--workdir={tmp_path}",
+        "--config=configs/toolrl_1p5b.py:smoke", f"--workdir={tmp_path}",
         f"--config.model.tokenizer={shared / 'tokenizers' / 'qwen2.5'}",
         f"--config.data.path={data / 'rlla_sft.json'}",
         f"--config.data.eval_path={data / 'rlla_test.parquet'}",
     )  # fmt: skip
     assert "17 training problems dropped: their gold answers cannot be graded" in done.stdout
-    assert "prompt longer than config.sampler.max_prompt=960 tokens" in done.stdout
+    assert "prompt longer than config.sampler.max_prompt=480 tokens" in done.stdout
     assert "tools: none is called" in done.stdout and "sandbox" not in done.stdout
     rows = rows_of(tmp_path)
     assert [row["step"] for row in rows] == [0, 1, 2]
@@ -75,7 +72,6 @@ def test_toolrl_two_steps_end_to_end(shared, tmp_path, argument):
     assert rows[1]["rollout/reward"] == rows[1]["rollout/reward_correctness"]
     assert -3 <= rows[0]["eval/greedy_reward_correctness"] <= 0
     assert rows[1]["rollout/reward_format_max"] == 0
-    assert ("train/value_loss" in rows[1]) == ("ppo" in argument)
     prompt = first_episode(tmp_path)["segments"][0]["text"]
     assert prompt.startswith("<|im_start|>system\n") and "**Available Tools**" in prompt
     assert prompt.endswith("<|im_end|>\n<|im_start|>assistant\n") and "<user>" in prompt

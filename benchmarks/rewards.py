@@ -17,7 +17,15 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from benchmarks.report import ReportError, command, conditions, quantile, spread, table
+from benchmarks.report import (
+    ReportError,
+    command,
+    conditions,
+    quantile,
+    spread,
+    table,
+    write_section,
+)
 from torl_jax.rewards.toolrl import ToolRLReward, score
 
 MODULE = "benchmarks.rewards"
@@ -83,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=50)
+    parser.add_argument("--out", type=Path, help="a file whose section is written")
     args = parser.parse_args(arguments)
     load = os.getloadavg()[0]
     try:
@@ -91,7 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     head = ["variant", "outputs", "characters (median)", "scores a second a core (range)"]
-    print(f"`{command(MODULE)}`, {args.rounds} rounds. {conditions(load)}\n\n{table(head, rows)}")
+    body = f"`{command(MODULE)}`, {args.rounds} rounds. {conditions(load)}\n\n{table(head, rows)}"
+    if args.out is None:
+        print(body)
+    else:
+        write_section(args.out, "rewards", body)
     return 0
 
 

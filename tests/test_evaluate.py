@@ -1,6 +1,7 @@
 """Evaluation through its real entry point: results, kills, resumes, refusals; and its parts."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -93,6 +94,16 @@ def run(out, data, temperature: float = 1.0) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.chdir(ROOT):
         evaluate(options, config.parse(quickstart.get_config()), StopSignal())
     return said.getvalue()
+
+
+def test_a_policy_of_tool_calls_is_sent_elsewhere(tmp_path, data):
+    recipe = config.parse(quickstart.get_config())
+    recipe = dataclasses.replace(recipe, protocol=config.Protocol(markup="toolrl"))
+    tiny = str(ROOT / "assets/tiny-base")
+    options = Options(tiny, (f"mine={data}",), epath.Path(tmp_path / "out"), Mode(1), ())
+    with pytest.raises(UserError, match="evaluate_tools"):
+        evaluate(options, recipe, StopSignal())
+    assert not (tmp_path / "out").exists()
 
 
 def generations(out) -> list[dict]:

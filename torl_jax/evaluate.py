@@ -158,6 +158,11 @@ def evaluate(options: Options, fallback: config.Config | None, stop: StopSignal)
     )
     found = policy.load(options.checkpoint, fallback)
     cfg = changed(found.cfg, options.changes)
+    if cfg.protocol.markup != "torl":
+        raise UserError(
+            f"{options.checkpoint} calls tools by ToolRL's markup, and these benchmarks ask for "
+            "boxed answers: python -m torl_jax.evaluate_tools has benchmarks of tool use"
+        )
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(options.out))
         settle(options.out, settings(options, cfg, found.params, suite))

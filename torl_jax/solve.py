@@ -42,11 +42,11 @@ def questions(argv: list[str], console: Console) -> Iterator[str]:
             yield typed.strip()
 
 
-def ask(rollout: Rollout, question: str, number: int, console: Console) -> None:
+def ask(rollout: Rollout, question: str, system: str, number: int, console: Console) -> None:
     """Prints one transcript; its segments appear as soon as they are written."""
     # What is not text in the terminal's encoding arrives as surrogates, which nothing can encode.
     question = question.encode(errors="replace").decode()
-    problem = Problem(id=f"question-{number}", question=question, answer="")
+    problem = Problem(f"question-{number}", question, answer="", system=system)
     (episode,) = rollout.collect([problem], 1).episodes
     last = episode.segments[-1]
     console.print("" if last.text.endswith("\n") else "\n", end="")
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
             settings = Settings.of(temperature=values.temperature)
             rollout.engine.load(params, jax.random.key(values.seed), settings)
             try:
-                ask(rollout, question, number, console)
+                ask(rollout, question, shop.system, number, console)
             except UserError as error:
                 if argv:
                     raise

@@ -246,9 +246,9 @@ def report(
 
 
 def build_tokenizer(corpus: Corpus, seed: int) -> Tokenizer:
-    """Of the corpus' first documents."""
-    first = (corpus.document(seed, i) for i in range(TOKENIZER_DOCUMENTS))
-    texts = (text for document in first for _, text in document.pieces)
+    """Of the corpus' first documents that are alike."""
+    some = (corpus.document(seed, corpus.typical + i) for i in range(TOKENIZER_DOCUMENTS))
+    texts = (text for document in some for _, text in document.pieces)
     return vocabulary.build(texts, corpus.merges, words=corpus.words)
 
 

@@ -121,13 +121,13 @@ def test_kinds_take_turns():
 def test_a_problem_letter_for_letter():
     each = problem(0, 0)
     assert json.loads(each.system.splitlines()[2].removeprefix("Parameters: ")) == {
-        "person": {"description": "", "type": "string", "default": ""},
-        "amount": {"description": "", "type": "integer", "default": ""},
+        "people": {"description": "", "type": "array", "default": ""},
+        "hour": {"description": "", "type": "integer", "default": ""},
     }
-    assert each.question == "Please pay 52 coins to David."
+    assert each.question == "Can you pay 14 coins to David?"
     assert each.answer == (
         "<think> Which tool fits? </think>\n<tool_call>\n"
-        '{"name": "send_money", "parameters": {"person": "David", "amount": 52}}\n</tool_call>'
+        '{"name": "send_money", "parameters": {"person": "David", "amount": 14}}\n</tool_call>'
     )
 
 

@@ -9,12 +9,13 @@ from tokenizers import Tokenizer
 
 from torl_jax import gate
 from torl_jax.data import corpora, requests, rows, toolcorpus, vocabulary
-from torl_jax.data.toolcorpus import FLAWS, HABITS, RIGHT, SHORT, document
+from torl_jax.data.toolcorpus import DRILLS, FLAWS, HABITS, RIGHT, document
 from torl_jax.episode import Author
 from torl_jax.protocols.chat import ChatTemplate
 from torl_jax.rewards.toolrl import ToolRLReward, score
 
 FINE = ToolRLReward()
+AFTER = corpora.TOOLS.typical  # the first document after the drills
 
 
 def gold(index: int, kinds=toolcorpus.KINDS, held_out: bool = False) -> str:
@@ -32,7 +33,7 @@ def scored(index: int, style: str | None = None, kinds=toolcorpus.KINDS):
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    first = (document(0, i) for i in range(3_000))
+    first = (document(0, AFTER + i) for i in range(3_000))
     texts = (text for each in first for _, text in each.pieces)
     return vocabulary.build(texts, corpora.TOOLS.merges, 15, corpora.TOOLS.words)
 
@@ -79,7 +80,7 @@ def test_a_flaw_costs_something_and_not_all(flaw):
 
 
 def test_odds_are_as_declared_and_blind_to_the_request():
-    found = [document(1, i) for i in range(8_000)]
+    found = [document(1, AFTER + i) for i in range(8_000)]
     for kind in requests.KINDS:
         styles = [each.style.split("+") for each in found if each.family == kind]
         habits = collections.Counter(habit for habit, *_ in styles)
@@ -92,7 +93,7 @@ def test_odds_are_as_declared_and_blind_to_the_request():
 
 def test_the_corpus_leaves_room_for_learning():
     """Mean reward of its documents: what a base that knew it by heart would get."""
-    found = [scored(i, kinds=requests.TURNS) for i in range(2_000)]
+    found = [scored(AFTER + i, kinds=requests.TURNS) for i in range(2_000)]
     mean = sum(each.total for each in found) / len(found)
     form = sum(each.parts["format"] for each in found) / len(found)
     right = sum(each.correct for each in found) / len(found)
@@ -119,45 +120,45 @@ def test_a_wrong_value_is_another_of_its_type():
 
 
 def test_documents_are_of_the_training_side_unless_asked_for():
-    assert {document(2, i).family for i in range(40)} == set(requests.KINDS)
+    assert {document(2, AFTER + i).family for i in range(40)} == set(requests.KINDS)
     sides = [document(2, i, RIGHT).pieces[0][1] for i in range(300)]
     held = [document(2, i, RIGHT, held_out=True).pieces[0][1] for i in range(300)]
     asked = {each.splitlines()[-2] for each in sides}
     assert not asked & {each.splitlines()[-2] for each in held}
 
 
-def test_the_stream_begins_with_requests_alone_and_comes_to_lists():
+def test_the_stream_begins_with_drills_which_die_out():
     def share(start):
-        found = [document(1, start + i) for i in range(400)]
-        calling = [each for each in found if each.family != "none"]
-        assert all(
-            each.pieces[0][1].startswith("System: ") for each in found if each.family == "none"
-        )
-        return sum(each.pieces[0][1].startswith("System: ") for each in calling) / len(calling)
+        return sum(document(1, start + i).style == "drill" for i in range(400)) / 400
 
-    assert share(0) < 0.1
-    assert share(SHORT // 2) == pytest.approx(0.5, abs=0.1)
-    assert share(SHORT) == 1
+    assert share(0) == 1
+    assert share(DRILLS * 5 // 4) == pytest.approx(0.5, abs=0.1)
+    assert share(AFTER) == 0
+    each = document(1, 7)
+    request, _ = requests.request(1 + toolcorpus.STREAM, 7, ("one",))
+    assert each.pieces[0][1] == f"User: {request.text}\nAssistant:\n"
+    assert each.pieces[1][1] == requests.gold(request)
 
 
 def test_a_document_is_a_function_of_its_arguments():
-    assert document(0, 5) == document(0, 5)
-    assert [document(0, i) for i in range(9)] != [document(1, i) for i in range(9)]
+    assert document(0, AFTER) == document(0, AFTER)
+    some = range(AFTER, AFTER + 9)
+    assert [document(0, i) for i in some] != [document(1, i) for i in some]
     # A training run of the same seed meets other problems.
-    assert requests.problem(0, 5).question not in document(0, 5).pieces[0][1]
+    assert requests.problem(0, AFTER).question not in document(0, AFTER).pieces[0][1]
 
 
 def test_the_prompt_is_what_the_chat_template_of_the_folder_writes(tokenizer, tmp_path):
     from transformers import AutoTokenizer
 
     vocabulary.save(tokenizer, tmp_path, corpora.TOOLS.chat_template)
-    each = requests.problem(toolcorpus.STREAM, SHORT, kinds=toolcorpus.KINDS)
+    each = requests.problem(toolcorpus.STREAM, AFTER, kinds=toolcorpus.KINDS)
     messages = [
         {"role": "system", "content": each.system},
         {"role": "user", "content": each.question},
     ]
     wanted = f"System: {each.system}\nUser: {each.question}\nAssistant:\n"
-    assert document(0, SHORT).pieces[0] == (Author.PROMPT, wanted)
+    assert document(0, AFTER).pieces[0] == (Author.PROMPT, wanted)
     assert ChatTemplate.of(tmp_path).render(messages) == wanted
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     theirs = AutoTokenizer.from_pretrained(tmp_path)
@@ -169,7 +170,7 @@ def test_the_prompt_is_what_the_chat_template_of_the_folder_writes(tokenizer, tm
 
 
 def test_documents_fit_a_row(tokenizer):
-    late = (document(3, SHORT + i) for i in range(2_000))
+    late = (document(3, AFTER + i) for i in range(2_000))
     lengths = [len(rows.encode(each, tokenizer).ids) for each in late]
     assert max(lengths) <= corpora.TOOLS.row - 40
 

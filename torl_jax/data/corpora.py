@@ -19,7 +19,7 @@ class Corpus:
     a held-out document of a kind without a flaw, and `spans` where in it the gate looks, by
     column. `row` is the width in tokens of a packed row, at least the longest document;
     `merges` and `words` are the tokenizer's. `chat_template` goes to the tokenizer's folder where
-    there is one.
+    there is one. Documents from number `typical` on are alike.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Corpus:
     gate: str
     words: tuple[str, ...] = ()
     chat_template: str = ""
+    typical: int = 0
 
 
 def _digits(document: Document) -> dict[str, list[Span]]:
@@ -112,6 +113,7 @@ TOOLS = Corpus(
     ),
     words=tuple(word for some in requests.WORDS.values() for word in some),
     chat_template=toolcorpus.TEMPLATE,
+    typical=toolcorpus.DRILLS * 3 // 2,
 )
 CORPORA = {corpus.name: corpus for corpus in (ARITHMETIC, TOOLS)}
 

@@ -41,22 +41,18 @@ TURNS = ("one", "two", "one", "two", "one", "none", "one", "two")
 WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "city": (
-            "Oslo", "Rome", "Paris", "Lima", "Cairo", "Delhi", "Quito", "Tokyo",
-            "Berlin", "Madrid", "Lagos", "Hanoi", "Vienna", "Dublin", "Athens", "Seoul",
+            "Oslo", "Rome", "Paris", "Lima", "Cairo", "Delhi", "Quito", "Tokyo", "Berlin", "Madrid",
         ),
-        "person": (
-            "Anna", "Ben", "Clara", "David", "Emma", "Felix",
-            "Grace", "Hugo", "Ida", "Jonas", "Karim", "Lena",
-        ),
+        "person": ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Ida"),
         "item": ("milk", "rice", "salt", "bread", "tea", "apples", "eggs", "soup"),
         "room": ("kitchen", "bedroom", "office", "hall", "attic", "garage"),
-        "money": ("euro", "yen", "peso", "rupee", "dollar", "krona"),
-        "colour": ("red", "blue", "green", "yellow", "black", "white", "pink"),
-        "word": ("house", "river", "tree", "bridge", "moon", "stone", "lamp", "garden"),
-        "language": ("French", "Hindi", "Greek", "Korean", "Swahili", "Polish"),
+        "money": ("euro", "yen", "peso", "rupee", "dollar"),
+        "colour": ("red", "blue", "green", "yellow", "black", "white"),
+        "word": ("house", "river", "tree", "bridge", "moon", "stone"),
+        "language": ("French", "Hindi", "Greek", "Korean", "Swahili"),
     }
 )  # fmt: skip
-NUMBERS = range(2, 60)
+NUMBERS = range(2, 25)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ which flaws are drawn without a look at the request: the base knows every habit 
 so a structured reward has something to choose among, and most answers something partly right.
 Held-out problems never occur.
 
-The stream begins with requests alone and comes to lists of tools little by little: what is to be
-copied is found first where there is little else.
+The stream begins with drills: one errand, no list of tools, the right answer. A small decoder
+finds what to copy where there is little else, and much later, or not at all, in a long prompt.
 """
 
 import dataclasses
@@ -45,8 +45,8 @@ TEMPLATE = (
 CHAT = ChatTemplate(TEMPLATE, {"eos_token": END_OF_TEXT}, "torl_jax.data.toolcorpus")
 # Where no tool fits comes twice as often as in training: it is what is hardest to see.
 KINDS = ("one", "two", "one", "none")
-# Documents until every one has its list of tools; the share that has grows evenly.
-SHORT = 20_000
+# Drills before the first other document; over half as many their share falls to nothing.
+DRILLS = 24_000
 RIGHT = "right"
 # Ways to write an answer, and how often each is.
 HABITS: Mapping[str, int] = MappingProxyType(
@@ -211,6 +211,14 @@ def prompt(request: Request, listed: bool = True) -> str:
     return CHAT.render([system] * listed + [{"role": "user", "content": request.text}])
 
 
+def drill(seed: int, index: int) -> Document:
+    """Document `index` of the stream as it begins."""
+    request, _ = requests.request(seed + STREAM, index, ("one",))
+    text = answer(RIGHT, lines_of(request, (), random.Random(0)))
+    pieces = ((Author.PROMPT, prompt(request, listed=False)), (Author.POLICY, text))
+    return Document("one", "drill", pieces)
+
+
 def document(
     seed: int,
     index: int,
@@ -224,21 +232,20 @@ def document(
     documents (for the gate) are asked for by name. A document's `style` names the flaws that
     were drawn, though some requests have no room for some.
     """
+    rng = random.Random(f"document {seed} {index}")
+    if style is None and index < (1 + rng.random() / 2) * DRILLS:
+        return drill(seed, index)
     # A stream of its own: a training run of the same seed meets other problems.
     request, _ = requests.request(seed + STREAM, index, kinds, held_out)
-    rng = random.Random(f"document {seed} {index}")
-    listed = True
     if style is None:
         habit, flaws = draw(rng)
-        # Where no tool fits, only the list says so.
-        listed = not request.calls or rng.random() * SHORT < index
     else:
         habit, *flaws = style.split("+")
     lines = lines_of(request, flaws, rng) if request.calls else []
     if habit == "other":
         lines = [] if lines else [_invented(request, rng).line]
     text = answer(habit, lines)
-    pieces = ((Author.PROMPT, prompt(request, listed)), (Author.POLICY, text))
+    pieces = ((Author.PROMPT, prompt(request)), (Author.POLICY, text))
     return Document(request.kind, "+".join([habit, *flaws]), pieces)
 
 

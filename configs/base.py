@@ -18,8 +18,14 @@ def get_config() -> Any:
 
 
 def apply(config: Any, argument: str, known: Mapping[str, Callable[[Any], None]]) -> None:
-    """Changes `config` by each of the names in `argument`, separated by commas."""
-    for name in filter(None, argument.split(",")):
+    """Changes `config` by each of the names in `argument`, separated by commas.
+
+    In the order of `known`, whatever that of `argument`: sizes come last.
+    """
+    names = [*filter(None, argument.split(","))]
+    for name in names:
         if name not in known:
             raise UserError(f"unknown argument {name!r}; known: {', '.join(known)}")
-        known[name](config)
+    for name, change in known.items():
+        if name in names:
+            change(config)

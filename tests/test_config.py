@@ -8,6 +8,7 @@ from pathlib import Path
 import ml_collections
 import pytest
 
+from configs import toolrl_1p5b
 from torl_jax import config
 from torl_jax.errors import UserError
 
@@ -114,6 +115,60 @@ def test_each_toolrl_argument_changes_its_own_keys_only(name):
         made = config.parse(module.get_config(argument))
         assert made == dataclasses.replace(paper, **changed), argument
     assert set(wanted) | {"sft", "smoke"} == set(module.ARGUMENTS)
+
+
+TOOLRL = {
+    "sampler": {"max_prompt": 2048, "max_response": 1024, "temperature": 1.0, "top_p": 1.0},
+    "rl": {
+        "estimator": "grpo", "problems_per_step": 512, "group_size": 4, "minibatches": 4,
+        "epochs": 1, "clip_low": 0.2, "clip_high": 0.2, "dual_clip": 0.0, "kl_coef": 0.0,
+        "entropy_coef": 0.001, "gamma": 1.0, "lam": 1.0, "whiten": True,
+    },
+    "optimizer": {
+        "lr": 1e-6, "warmup": 0, "decay": 0, "b1": 0.9, "b2": 0.999, "eps": 1e-8,
+        "weight_decay": 0.01, "clip_norm": 1.0,
+    },
+    "critic": {"lr": 1e-5, "warmup": 0, "clip": 0.5},
+    "learner": {"row_tokens": 3072},
+    "eval": {"every": 5},
+    "checkpoint": {"every": 15},
+    "run": {"steps": 105},
+    "protocol": {"markup": "toolrl", "calls": 0},
+    "toolrl": {"matching": "greedy", "schedule": "released"},
+}  # fmt: skip
+CHANGES = {
+    "": {},
+    "ppo": {
+        "rl": {"estimator": "gae", "group_size": 1},
+        "sampler": {"max_prompt": 1024, "max_response": 512},
+        "learner": {"row_tokens": 1536},
+    },
+    "kl": {"rl": {"kl_coef": 0.001, "kl_in": "reward", "kl_estimator": "k1"}},
+    "sft": {
+        "sampler": {"max_prompt": 3072},
+        "optimizer": {"lr": 1e-5},
+        "learner": {"row_tokens": 4096},
+        "sft": {"epochs": 3, "warmup": 0.1, "examples_per_step": 32},
+    },
+}
+
+
+@pytest.mark.parametrize("argument", CHANGES)
+def test_toolrls_published_values(argument):
+    """run_grpo.sh, run_ppo.sh and the authors' words on fine-tuning, written out."""
+    made = config.to_dict(config.parse(toolrl_1p5b.get_config(argument)))
+    for section, values in TOOLRL.items():
+        wanted = values | CHANGES[argument].get(section, {})
+        assert {key: made[section][key] for key in wanted} == wanted
+    for section in CHANGES[argument].keys() - TOOLRL.keys():
+        assert made[section] == CHANGES[argument][section]
+
+
+@pytest.mark.parametrize(("one", "other"), [("smoke,ppo", "ppo,smoke"), ("smoke,sft", "sft,smoke")])
+def test_the_order_of_arguments_does_not_matter(one, other):
+    made = toolrl_1p5b.get_config(one).to_dict()
+    assert made == toolrl_1p5b.get_config(other).to_dict()
+    assert made["learner"]["row_tokens"] == 512 and made["sampler"]["max_prompt"] == 480
 
 
 def test_the_papers_values_are_the_defaults():

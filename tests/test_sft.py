@@ -227,6 +227,26 @@ def refused(workdir, environment, flags, module) -> str:
     return line
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--config.optimizer.warmup=10", "set config.sft.warmup, a share of the run"),
+        ("--config.optimizer.decay=10", "set config.sft.warmup, a share of the run"),
+        ("--config.tools.files=('mine.py',)", "calls no tool and lists none"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(tmp_path, environment, flags, option, words):
+    more = ["--config.protocol.markup=toolrl", "--config.protocol.prompt="] * ("tools" in option)
+    assert words in refused(tmp_path, environment, [*flags, option, *more], "sft")
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_earlier_runs_model_is_not_taken_for_this_ones(tmp_path, environment, flags):
+    (tmp_path / "model").mkdir()
+    line = refused(tmp_path, environment, flags, "sft")
+    assert "is another run's, whose checkpoints are gone" in line
+
+
 def test_a_finished_run_says_so_and_is_nobody_elses(whole, environment, flags):
     workdir, _ = whole
     before = (workdir / "metrics.jsonl").read_bytes()

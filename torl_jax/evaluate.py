@@ -22,7 +22,6 @@ import contextlib
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -34,7 +33,7 @@ from rich.console import Console
 from torl_jax import benchmarks, cli, config, policy, record
 from torl_jax.benchmarks import Benchmark
 from torl_jax.data import check
-from torl_jax.errors import Interrupted, UserError
+from torl_jax.errors import UserError
 from torl_jax.evaluation import Mode
 from torl_jax.exam import Round, sample, say
 from torl_jax.interrupt import StopSignal
@@ -51,7 +50,7 @@ from torl_jax.scoreboard import (
     chances_sheet,
     standings,
 )
-from torl_jax.sitting import alone, fingerprint
+from torl_jax.sitting import alone, fingerprint, stoppable
 
 MAX_PROMPT = 1024  # tokens; the paper's for validation
 # Keys of the recipe that decide what is generated and how it is graded.
@@ -309,15 +308,8 @@ def main(argv: list[str]) -> None:
     if argv:
         raise UserError(f"unexpected argument {argv[0]!r}; flags begin with --, see --help")
     options = Options.of(flags.FLAGS)
-    with StopSignal() as stop:
-        try:
-            evaluate(options, cli.chosen_config(), stop)
-        except Interrupted:
-            print(
-                f"stopped; finished problems are in {options.out}, the same command goes on",
-                file=sys.stderr,
-            )
-            sys.exit(130)
+    saved = f"finished problems are in {options.out}, the same command goes on"
+    stoppable(lambda stop: evaluate(options, cli.chosen_config(), stop), saved)
 
 
 if __name__ == "__main__":

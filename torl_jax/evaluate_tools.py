@@ -22,7 +22,6 @@ import contextlib
 import dataclasses
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from torl_jax import cli, config, parts, policy, record, toolexam
-from torl_jax.errors import Interrupted, UserError
+from torl_jax.errors import UserError
 from torl_jax.evaluation import Mode, too_long
 from torl_jax.exam import say
 from torl_jax.interrupt import StopSignal
@@ -40,7 +39,7 @@ from torl_jax.journal import Journal, settle
 from torl_jax.logs import finite, strict_json
 from torl_jax.protocols.chat import ChatTemplate
 from torl_jax.scoreboard import Answered, Sheet, Standing
-from torl_jax.sitting import alone, fingerprint
+from torl_jax.sitting import alone, fingerprint, stoppable
 from torl_jax.toolbench import api_bank, bamboogle, judge, published, suite, tables
 from torl_jax.toolbench.suite import Servers, Suite
 
@@ -304,15 +303,8 @@ def main(argv: list[str]) -> None:
     if argv:
         raise UserError(f"unexpected argument {argv[0]!r}; flags begin with --, see --help")
     options = Options.of(flags.FLAGS)
-    with StopSignal() as stop:
-        try:
-            evaluate(options, cli.chosen_config(), stop)
-        except Interrupted:
-            print(
-                f"stopped; finished items are in {options.out}, the same command goes on",
-                file=sys.stderr,
-            )
-            sys.exit(130)
+    saved = f"finished items are in {options.out}, the same command goes on"
+    stoppable(lambda stop: evaluate(options, cli.chosen_config(), stop), saved)
 
 
 if __name__ == "__main__":

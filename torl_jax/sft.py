@@ -4,11 +4,13 @@ An example is a problem of config.data: its prompt by the protocol, and after it
 answer with the end-of-text token, which alone is trained (a mean over those tokens).
 Examples are packed, and learner, mesh, checkpoints and metrics are those of `train`.
 
-  python -m torl_jax.sft --config=configs/toolrl_1p5b.py --workdir=runs/sft
+  python -m torl_jax.sft --config=configs/toolrl_1p5b.py:sft --workdir=runs/sft \
+      --config.data.path=rlla_sft.json
 
 An epoch goes through all examples in a seeded order, `sft.examples_per_step` at a time; its
 last step takes what is left, a mean of fewer tokens. The same command resumes where the last
-checkpoint left off; Ctrl-C saves first. At the end WORKDIR/model is a Hugging Face folder:
+checkpoint left off; Ctrl-C saves first. At the end WORKDIR/model is a Hugging Face folder
+(where one host trained into a local WORKDIR; others are told how to export it):
 
   python -m torl_jax.train --config=... --config.model.path=runs/sft/model --workdir=...
 
@@ -64,7 +66,7 @@ def example(problem: Problem, protocol: Protocol, text: Tokenizer) -> Episode:
     tokens spelled out; it was given, not sampled, so its log-prob is 0.
     """
     prompt = protocol.prompt(problem)
-    tokens = (*text.encode(problem.answer, special=False), text.eos_ids[0])
+    tokens = (*text.encode(problem.answer, special=False), text.end_id)
     segments = (
         Segment(Author.PROMPT, tuple(text.encode(prompt)), prompt),
         Segment(Author.POLICY, tokens, text.decode(tokens), (0.0,) * len(tokens)),
@@ -252,6 +254,7 @@ class Tuner:
 
 def tune(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
     """Runs or resumes the fine-tuning of `workdir`, alone."""
+    refuse(cfg)
     multihost.same("their configs", launch.flat(cfg) | {"jax": jax.__version__})
     multihost.together(lambda: (parts.check_paths(cfg.model), problems.check_paths(cfg.data)))
     shape, text = parts.model_config(cfg.model), parts.tokenizer(cfg.model)
@@ -266,9 +269,13 @@ def tune(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
         stream = Stream(found.training, cfg.run.seed, point.cursor, point.data)
         multihost.same("their examples", {"fingerprint": stream.fingerprint})
         if point.step >= steps:
-            finish(workdir)
-            launch.say(f"{workdir}: all {point.step} steps are done; the model is in {MODEL}/")
+            launch.say(f"{workdir}: all {point.step} steps are done; {finish(workdir)}")
             return
+        if point.step == 0 and (workdir / MODEL).exists():
+            raise UserError(
+                f"{workdir / MODEL} is another run's, whose checkpoints are gone: remove it, or "
+                "choose another --workdir"
+            )
         compilations = Counter()
         model = parts.transformer(cfg, shape, remat=cfg.learner.remat)
         network = learner(cfg, model, len(text), over, steps)
@@ -303,23 +310,37 @@ def tune(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
             compilations=compilations,
         ).loop(state, point.step, checkpoints)
         if whole:
-            finish(workdir)
-            writer.line(f"the model is in {workdir / MODEL}")
+            writer.line(finish(workdir))
 
 
-def finish(workdir: epath.Path) -> None:
-    """Writes WORKDIR/model from the last checkpoint, unless it is there; process 0 does it."""
-    if not multihost.first() or (workdir / MODEL).exists():
-        return
-    if record.remote(workdir):
-        launch.say(f"a model folder is local: python -m torl_jax.export --checkpoint={workdir}")
-        return
+def refuse(cfg: config.Config) -> None:
+    """UserError for what fine-tuning would pass over in silence."""
+    if cfg.optimizer.warmup or cfg.optimizer.decay:
+        raise UserError(
+            "config.optimizer.warmup or decay is set, but fine-tuning makes both from its number "
+            "of steps: leave them 0 and set config.sft.warmup, a share of the run"
+        )
+    if cfg.tools.files:
+        raise UserError(
+            "config.tools.files is set, but fine-tuning calls no tool and lists none: examples "
+            "name their tools themselves; leave it empty"
+        )
+
+
+def finish(workdir: epath.Path) -> str:
+    """Writes WORKDIR/model from the last checkpoint, unless it is there; where to find it."""
+    if record.remote(workdir) or multihost.count() > 1:
+        # A checkpoint is read by all hosts or by a process of its own, never by one of several.
+        return f"a model folder: python -m torl_jax.export --checkpoint={workdir} --out=DIR"
     out = Path(workdir) / MODEL
+    if out.exists():
+        return f"the model is in {out}"
     # This run holds the folder's lock, so what is half-written there nobody writes any more.
     part = out.with_name(out.name + ".part")
     if part.exists():
         shutil.rmtree(part)
     publish.publish(str(workdir), out)
+    return f"the model is in {out}"
 
 
 def main(argv: list[str]) -> None:

@@ -1,14 +1,16 @@
-"""What commands that evaluate have in common: a folder of their own, and a name for weights."""
+"""What commands that evaluate have in common: a folder, a name for weights, a way to stop."""
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 from etils import epath
 
-from torl_jax.errors import UserError
+from torl_jax.errors import Interrupted, UserError
+from torl_jax.interrupt import StopSignal
 from torl_jax.workdir import only_run
 
 
@@ -31,3 +33,13 @@ def alone(out: epath.Path) -> Iterator[None]:
         except UserError as error:
             raise UserError(str(error).replace("--workdir", "--out")) from None
         yield
+
+
+def stoppable(work: Callable[[StopSignal], None], saved: str) -> None:
+    """Does it; where somebody asked to stop, says what is `saved` and exits with 130."""
+    with StopSignal() as stop:
+        try:
+            work(stop)
+        except Interrupted:
+            print(f"stopped; {saved}", file=sys.stderr)
+            sys.exit(130)

@@ -100,8 +100,9 @@ def learner():
 
     @functools.cache
     def make(
-        rows=8, row_tokens=22, sizes=(1, 1, 1), moments="float32", offload=False, warmup=0, **rl
-    ) -> Learner:
+        rows=8, row_tokens=22, sizes=(1, 1, 1), moments="float32", offload=False, warmup=0,
+        value_lr=0.05, value_clip=0.5, **rl,
+    ) -> Learner:  # fmt: skip
         cfg = config.Config(
             sampler=config.Sampler(max_prompt=6, max_response=16),
             # A large eps keeps Adam from blowing rounding errors up to whole steps.
@@ -110,7 +111,7 @@ def learner():
             ),
             learner=config.Learner(row_tokens=row_tokens, microbatch_rows=rows, head_chunk=64),
             rl=dataclasses.replace(config.Rl(), **rl),
-            critic=config.Critic(lr=0.05, warmup=warmup),
+            critic=config.Critic(lr=value_lr, warmup=warmup, clip=value_clip),
         )
         devices = jax.devices()[: int(np.prod(sizes))]
         return Learner(cfg, MODEL, VOCAB, mesh.make(*sizes, devices=devices))

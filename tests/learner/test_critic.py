@@ -201,6 +201,39 @@ def test_it_learns_to_foretell_the_returns(learner, params, batch):
     )
 
 
+def test_the_critic_has_its_own_rate_and_clip(learner, params, batch):
+    def moved(**own):
+        made = learner(**own, **TWICE | {"epochs": 1, "minibatches": 1})
+        before, (after, stats) = (
+            jax.device_get(begun(made, params)),
+            updated(made, params, [bare(batch())], [SCORES]),
+        )
+        return after[0], before.critic.params["value_D"] - after[1]["value_D"], stats
+
+    policy, step, _ = moved()
+    same, quarter, _ = moved(value_lr=0.0125)
+    jax.tree.map(np.testing.assert_array_equal, policy, same)
+    np.testing.assert_allclose(quarter * 4, step, rtol=1e-3, atol=1e-6)
+    halves, scores = [bare(batch(slice(i, i + 4))) for i in (0, 4)], [SCORES[:4], SCORES[4:]]
+    wide, narrow = (
+        updated(learner(value_clip=clip, **TWICE), params, halves, scores)[1]["vf_clip_fraction"]
+        for clip in (100.0, 1e-3)
+    )
+    assert wide == 0 < narrow
+
+
+def test_equal_returns_explain_nothing(learner, params, batch):
+    """They are an advantage and a value, added, so they differ by rounding."""
+    made = learner(estimator="gae", whiten=False)
+    state = begun(made, params)
+    found = estimated(made, state, [bare(batch())], [np.full(8, -3.0, np.float32)])
+    spread = np.asarray(found[0].returns)[np.asarray(found[0].mask) > 0]
+    assert 0 < spread.std() < 1e-5
+    _, stats = made.update(state, found)
+    assert stats["return_mean"] == pytest.approx(-3.0, abs=1e-5)
+    assert np.isnan(stats["explained_variance"])
+
+
 def test_old_values_are_those_before_the_step(learner, params, batch):
     """Two epochs of two minibatches: the clip is about the values at the start of all."""
     made = learner(**TWICE)

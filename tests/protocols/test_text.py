@@ -208,6 +208,17 @@ def test_which_file_names_the_end_of_text(tmp_path: Path) -> None:
     assert Tokenizer(folder).eos_ids == (end, eos)
 
 
+def test_a_text_to_learn_from_ends_with_the_tokenizers_own_end(tmp_path: Path) -> None:
+    """Any of several may end a text; the first of Llama 3's is not the one that ends a turn."""
+    folder = small_folder(tmp_path, [])
+    eos, end = 256, 257
+    assert Tokenizer(folder).end_id == eos
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [end, eos]}))
+    assert Tokenizer(folder).end_id == eos
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [end]}))
+    assert Tokenizer(folder).end_id == end
+
+
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [

@@ -227,7 +227,9 @@ class Learner:
         found = jax.device_get([self.fit_program(batch) for batch in batches])
         mean, variance = gae.pooled([returns for returns, _ in found])
         _, rest = gae.pooled([residuals for _, residuals in found])
-        explained = 1 - rest / variance if variance > 0 else np.nan
+        # Equal returns differ by rounding: they are an advantage and a value, added.
+        spread = variance > 1e-10 * (1 + mean**2)
+        explained = 1 - rest / variance if spread else np.nan
         return {"return_mean": float(mean), "explained_variance": float(explained)}
 
     def _copy(self, params: dict) -> dict:

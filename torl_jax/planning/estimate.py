@@ -62,7 +62,7 @@ def step(
         EXTEND: extends(cfg, load, samplers),
         DECODE: segments(cfg, load, samplers),
         ANNOTATE: annotations(cfg),
-        UPDATE: float(cfg.rl.minibatches),
+        UPDATE: float(cfg.rl.minibatches * cfg.rl.epochs),
     }
     return Step(
         phases=tuple(
@@ -90,8 +90,12 @@ def extends(cfg: config.Config, load: Load, samplers: int) -> float:
 
 def annotations(cfg: config.Config) -> float:
     """Runs of annotate: for the log-probs before the first step, and of the reference."""
-    batches = cfg.rl.minibatches
-    return float((batches if batches > 1 else 0) + (batches if cfg.rl.kl_coef else 0))
+    rl, times = cfg.rl, 0
+    if rl.minibatches * rl.epochs > 1 or (rl.kl_coef and rl.kl_in == "reward"):
+        times += 1
+    if rl.kl_coef:
+        times += 1
+    return float(times * rl.minibatches)
 
 
 def assumptions(cfg: config.Config, load: Load, chip: Chip, samplers: int) -> list[str]:
@@ -111,6 +115,11 @@ def assumptions(cfg: config.Config, load: Load, chip: Chip, samplers: int) -> li
         "the least possible, not a forecast",
         "HBM in use is the program's own plus what other programs' arrays hold meanwhile",
     ]
+    if cfg.rl.estimator == "gae":
+        lines.append(
+            "the critic is in memory but not in the time: its values and its updates cost about "
+            "as much as annotate and update do"
+        )
     if chip.known:
         lines.append(
             f"{chip.name} chip: {chip.flops / 1e12:.0f} TFLOP/s bfloat16, {chip.hbm_gib:g} GiB "

@@ -35,6 +35,9 @@ class Tokenizer:
     2. `config.json`, `eos_token_id` (likewise);
     3. `tokenizer_config.json`, `eos_token` (the token's text).
 
+    `end_id` is the one of these that a text to learn from ends with: `eos_token` where it is
+    among them (Llama 3's end of a turn is the last of three), the first where it is not.
+
     Raises UserError for a missing folder or file, a tokenizer that is not
     byte-level, or no usable end-of-text token.
     """
@@ -50,6 +53,7 @@ class Tokenizer:
         self._lock = threading.Lock()
         self._bytes = _spellings(self._bpe)
         self.eos_ids = _eos_ids(self.folder, self._bpe)
+        self.end_id = _end_id(self.folder, self._bpe, self.eos_ids)
 
     def __len__(self) -> int:
         return len(self._bytes)
@@ -240,12 +244,21 @@ def _eos_ids(folder: Path, bpe: tokenizers.Tokenizer) -> tuple[int, ...]:
                 f"{folder / 'tokenizer.json'}: take both files from the same model"
             )
         return ids
-    found = _read_json(folder / "tokenizer_config.json").get("eos_token")
-    text = found.get("content") if isinstance(found, dict) else found
-    token = bpe.token_to_id(text) if isinstance(text, str) else None
+    text, token = _eos_token(folder, bpe)
     if token is None:
         raise UserError(
             f"{folder}: no end-of-text token (eos_token {text!r}): set eos_token_id in "
             "generation_config.json or config.json, or eos_token in tokenizer_config.json"
         )
     return (token,)
+
+
+def _eos_token(folder: Path, bpe: tokenizers.Tokenizer) -> tuple[object, int | None]:
+    found = _read_json(folder / "tokenizer_config.json").get("eos_token")
+    text = found.get("content") if isinstance(found, dict) else found
+    return text, bpe.token_to_id(text) if isinstance(text, str) else None
+
+
+def _end_id(folder: Path, bpe: tokenizers.Tokenizer, eos_ids: tuple[int, ...]) -> int:
+    _, token = _eos_token(folder, bpe)
+    return token if token in eos_ids else eos_ids[0]

@@ -80,7 +80,7 @@ def value_loss(
     gap_BT = jnp.where(own_BT, value_BT - return_BT, 0.0)
     error_BT, clipped_BT = jnp.square(gap_BT), jnp.zeros_like(own_BT)
     if clip:
-        bounded_BT = old_value_BT + jnp.clip(value_BT - old_value_BT, -clip, clip)
+        bounded_BT = jnp.clip(value_BT, old_value_BT - clip, old_value_BT + clip)
         far_BT = jnp.square(jnp.where(own_BT, bounded_BT - return_BT, 0.0))
         clipped_BT = far_BT > error_BT
         error_BT = jnp.maximum(error_BT, far_BT)

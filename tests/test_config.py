@@ -171,6 +171,14 @@ def test_the_order_of_arguments_does_not_matter(one, other):
     assert made["learner"]["row_tokens"] == 512 and made["sampler"]["max_prompt"] == 480
 
 
+@pytest.mark.parametrize("argument", ["coarse", "dynamic"])
+def test_a_reward_of_calls_is_for_calls(argument):
+    quickstart = importlib.import_module("configs.quickstart")
+    assert config.parse(quickstart.get_config(f"toolrl,{argument}")).toolrl != config.ToolRl()
+    with pytest.raises(UserError, match=r"config\.toolrl\..*with reward\.kind=answer"):
+        config.parse(quickstart.get_config(argument))
+
+
 def test_the_papers_values_are_the_defaults():
     """ToRL: one call, text beyond it, nothing filtered, nothing added, one step a rollout."""
     made = config.Config()
@@ -256,6 +264,17 @@ def test_whole_numbers_are_floats_where_floats_belong():
         (
             {"reward": {"kind": "toolrl"}, "eval": {"benchmarks": ("aime24",)}},
             ["config.eval.benchmarks", "evaluate_tools"],
+        ),
+        ({"toolrl": {"coarse": True}}, ["config.toolrl.coarse is True", "reward.kind=answer"]),
+        ({"toolrl": {"schedule": "paper"}}, ["config.toolrl.schedule is 'paper'", "'released'"]),
+        ({"toolrl": {"gold_thoughts": "drop"}}, ["config.toolrl.gold_thoughts", "'keep'"]),
+        ({"reward": {"kind": "toolrl"}}, ["config.protocol.markup is 'torl'", "expected toolrl"]),
+        *(
+            (
+                {"reward": {"kind": "toolrl", key: -0.5}, "protocol": {"markup": "toolrl"}},
+                [f"config.reward.{key} is -0.5", "expected 0 with reward.kind=toolrl"],
+            )
+            for key in ("execution", "overlong")
         ),
         ({"rl": {"clip_low": -0.1}}, ["config.rl.clip_low is -0.1"]),
         ({"rl": {"kl_coef": float("nan")}}, ["config.rl.kl_coef is nan"]),

@@ -26,6 +26,7 @@ from torl_jax.errors import Interrupted, UserError
 from torl_jax.evaluate_tools import Options, evaluate
 from torl_jax.interrupt import StopSignal
 from torl_jax.protocols import dialogue
+from torl_jax.protocols.text import Tokenizer
 from torl_jax.toolbench import api_bank, bamboogle, judge, search, suite
 from torl_jax.toolbench.suite import Servers
 
@@ -274,7 +275,7 @@ def asked(model, tmp_path, monkeypatch):
 
 def record(folder, *, later=False):
     """The records; `later`: with what they lacked."""
-    page = {"organic": [{"title": "t", "snippet": "s"}]}
+    page = {"organic": [{"title": "t", "snippet": "<|endoftext|>"}]}
     found = {"known": page, "long": {"organic": [{"snippet": "7+" * 400}]}}
     found |= {"later": page} if later else {}
     (folder / "search.json").write_text(json.dumps(found))
@@ -286,6 +287,30 @@ def record(folder, *, later=False):
 
 def figures(asked):
     return json.loads((asked.out / "results.json").read_text())["bamboogle"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "wanted"),
+    [
+        ("a<|endoftext|>b<|endoftext|>", "a< |endoftext|>b< |endoftext|>"),
+        ("<<|endoftext|>|endoftext|>", "<< |endoftext|>|endoftext|>"),
+        ("<|endof text|> print(6*7) The", None),
+        ("", None),
+    ],
+)
+def test_what_the_web_says_spells_no_special_token(entry, wanted):
+    text = Tokenizer(ROOT / "assets/tiny-base")
+    made = toolexam.plain(entry, text)
+    assert made == (entry if wanted is None else wanted)
+    assert not {*text.encode(made)} & {*text.eos_ids}
+
+
+@pytest.mark.parametrize("name", ["<|im_end|>", "<|im_start|>", "<|endoftext|>"])
+def test_the_marks_of_a_chat_are_broken_and_the_text_around_them_is_kept(shared, name):
+    text = Tokenizer(shared / "tokenizers/qwen2.5")
+    assert toolexam.plain(f"foobar{name}foobar {name} bar", text) == (
+        f"foobar< {name[1:]}foobar < {name[1:]} bar"
+    )
 
 
 def test_what_could_not_be_searched_or_judged_is_left_out_and_asked_again(
@@ -305,7 +330,8 @@ def test_what_could_not_be_searched_or_judged_is_left_out_and_asked_again(
     by_question = {named[row["problem"]]: row for row in rows}
     assert {q for q, row in by_question.items() if not row["correct"]} == WRONG
     one, two = by_question["one hop"]["rounds"]
-    assert one["query"] == "known" and one["entries"] == ["t: s"] and two["query"] is None
+    assert one["query"] == "known" and one["entries"] == ["t: < |endoftext|>"]
+    assert two["query"] is None
     assert [len(by_question[q]["rounds"]) for q in ("lost", "for ever", "grows")] == [4, 4, 1]
     # Nothing was searched for in the last round.
     assert by_question["for ever"]["rounds"][-1]["entries"] is None

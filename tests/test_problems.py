@@ -9,6 +9,7 @@ from etils import epath
 
 from torl_jax import config, problems
 from torl_jax.errors import UserError
+from torl_jax.rewards import toolrl as toolrl_reward
 
 ROWS = [
     "What is 1 plus 1?",
@@ -142,6 +143,75 @@ def test_a_held_out_problem_stays_whatever_its_gold(tmp_path: Path) -> None:
     found = problems.gradable(cfg, problems.read(cfg), epath.Path(tmp_path), again=False)
     assert ids(found.held_out) == ids(found.training) == ["a/bad"]
     assert "1 held-out problems kept" in found.notes[-1]
+
+
+RIGHT = '<think> t </think>\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>'
+GOLDS = {
+    "right": RIGHT,
+    "torn": RIGHT.replace("}}", "}"),
+    "bare": "<response> no thought </response>",
+    "two": f"{RIGHT}\n<think> t </think>\n<response> r </response>",
+}
+
+
+def toolrl(tmp_path: Path, calls: int = 0, **data: Any) -> config.Config:
+    """A config of two files with these golds; held out are all of the second."""
+    for name in ("a", "b"):
+        golds = [{"id": key, "question": f"{name} {key}", "answer": GOLDS[key]} for key in GOLDS]
+        save(tmp_path / f"{name}.jsonl", *golds)
+    paths = {"path": str(tmp_path / "a.jsonl"), "eval_path": str(tmp_path / "b.jsonl")}
+    return config.parse(
+        {
+            "data": {"eval_problems": 4, "decontaminate": 0} | paths | data,
+            "protocol": {"markup": "toolrl", "calls": calls},
+            "reward": {"kind": "toolrl"},
+        }
+    )
+
+
+def names(found: list[Any]) -> list[str]:
+    return [problem.id.partition("/")[2] for problem in found]
+
+
+@pytest.mark.parametrize(
+    ("choice", "calls", "training"),
+    [
+        ("exclude", 0, ["right"]),
+        ("keep", 0, ["right", "bare", "two"]),
+        ("exclude", 3, ["right", "two"]),
+    ],
+)
+def test_golds_that_no_call_can_be_scored_against_never_reach_a_run(
+    tmp_path: Path, choice: str, calls: int, training: list[str]
+) -> None:
+    cfg = toolrl(tmp_path, calls, bad_answers=choice)
+    found = problems.gradable(cfg, problems.read(cfg), epath.Path(tmp_path), again=False)
+    assert names(found.training) == training
+    assert names(found.held_out) == ["right", "bare", "two"]
+    for held in (found.training, found.held_out):
+        assert not any(toolrl_reward.check_gold(problem.answer) for problem in held)
+    (line,) = [line for line in found.notes if "held-out problems dropped" in line]
+    assert line.startswith("1 held-out") and "b/torn" in line and "gold calls: line 1" in line
+    assert sum("training problems dropped" in line for line in found.notes) == 1
+
+
+def test_gold_calls_are_looked_at_again_whenever_a_run_goes_on(tmp_path: Path) -> None:
+    cfg, workdir = toolrl(tmp_path), epath.Path(tmp_path)
+    problems.gradable(cfg, problems.read(cfg), workdir, again=False)
+    torn = {"id": "late", "question": "a late one", "answer": GOLDS["torn"]}
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write(json.dumps(torn) + "\n")
+    found = problems.gradable(cfg, problems.read(cfg), workdir, again=True)
+    assert names(found.training) == ["right"]
+    (training, _) = json.loads((tmp_path / problems.RECORD).read_text())["bad_answers"]
+    assert [gold["id"] for gold in training][-1] == "a/late"
+
+
+def test_no_unreadable_gold_is_held_out_where_they_are_an_error(tmp_path: Path) -> None:
+    cfg = toolrl(tmp_path, bad_answers="error")
+    save(tmp_path / "a.jsonl", {"question": "one", "answer": RIGHT})
+    with pytest.raises(UserError, match=r"1 of 4 gold answers .*b/torn"):
+        problems.gradable(cfg, problems.read(cfg), epath.Path(tmp_path), again=False)
 
 
 def test_other_held_out_problems_are_another_run(tmp_path: Path) -> None:

@@ -112,23 +112,24 @@ def _benchmarks(
 
 def gradable(cfg: config.Config, found: Problems, workdir: epath.Path, again: bool) -> Problems:
     """Without the training problems whose gold answer is unequal to itself, or with them, by
-    choice. Held-out ones stay: a benchmark is whole.
+    choice. Held-out ones stay: a benchmark is whole. Gold calls that cannot be read end any
+    run that meets them, so they go from both lists, also where bad ones are kept.
 
     Where the run goes on (`again`) it does with what was found at its start, in
-    workdir/problems.json: a comparison that took too long may not, the next time. UserError
-    where other problems are held out than then.
+    workdir/problems.json: a comparison that took too long may not, the next time. Gold calls
+    are always looked at. UserError where other problems are held out than then.
     """
     if cfg.data.source != "file":
         return found
     path, now = workdir / RECORD, stream.fingerprint(found.held_out) if found.held_out else ""
-    if again and path.exists():
-        before = json.loads(path.read_text())
-        if before["held_out"] != now:
-            raise UserError(
-                f"the held-out problems have changed since {workdir} was begun (fingerprint "
-                f"{before['held_out']}, now {now}), and its curve would be of both; restore them, "
-                "or choose another --workdir"
-            )
+    before = json.loads(path.read_text()) if again and path.exists() else None
+    if before and before["held_out"] != now:
+        raise UserError(
+            f"the held-out problems have changed since {workdir} was begun (fingerprint "
+            f"{before['held_out']}, now {now}), and its curve would be of both; restore them, "
+            "or choose another --workdir"
+        )
+    if before and cfg.reward.kind == "answer":
         bad = [[check.BadGold(**gold) for gold in golds] for golds in before["bad_answers"]]
     else:
         bad = [_bad(cfg, asked) for asked in (found.training, found.held_out)]
@@ -136,21 +137,34 @@ def gradable(cfg: config.Config, found: Problems, workdir: epath.Path, again: bo
             golds = [[dataclasses.asdict(gold) for gold in each] for each in bad]
             text = json.dumps({"held_out": now, "bad_answers": golds}, indent=1)
             record.replace(path, text.encode())
-    training = check.usable(found.training, bad[0], cfg.data.bad_answers)
-    done = "dropped" if cfg.data.bad_answers == "exclude" else "kept"
+    training, some = _without(cfg, "training", found.training, bad[0])
+    held_out, more = _without(cfg, "held-out", found.held_out, bad[1])
+    return Problems(training, held_out, [*found.notes, *some, *more])
+
+
+def _without(
+    cfg: config.Config, name: str, asked: list[Problem], bad: list[check.BadGold]
+) -> tuple[list[Problem], list[str]]:
+    """(the problems of one list that stay, notes on the bad ones). Raises as `check.usable`."""
+    choice, out = cfg.data.bad_answers, bad
+    if name == "held-out" or choice == "keep":
+        calls = cfg.reward.kind == "toolrl"
+        out = [gold for gold in bad if calls and gold.reason != check.UNEQUAL]
+    left = check.usable(asked, out, "exclude" if choice == "keep" else choice)
+    stay = [gold for gold in bad if gold not in out]
     notes = [
         f"{len(golds)} {name} problems {fate}: their gold answers cannot be graded ({RECORD}; "
         f"{golds[0].id}: {golds[0].gold[:60]!r} {golds[0].reason})"
-        for name, golds, fate in (("training", bad[0], done), ("held-out", bad[1], "kept"))
+        for fate, golds in (("dropped", out), ("kept", stay))
         if golds
     ]
-    return Problems(training, found.held_out, [*found.notes, *notes])
+    return left, notes
 
 
 def _bad(cfg: config.Config, asked: list[Problem]) -> list[check.BadGold]:
     """The problems with a bad gold; each host looks at its share."""
     if cfg.reward.kind == "toolrl":
-        return check.calls(asked, cfg.toolrl.gold_thoughts)
+        return check.calls(asked, cfg.toolrl.gold_thoughts, live=cfg.protocol.calls > 0)
     own = [asked[i] for i in multihost.share(range(len(asked)))]
     console = Console(stderr=True, quiet=not multihost.first())
     workers = max(cfg.reward.workers, os.cpu_count() or 1)

@@ -38,7 +38,6 @@ from torl_jax.protocols.base import Protocol
 from torl_jax.protocols.chat import ChatTemplate
 from torl_jax.protocols.dialogue import Tool
 from torl_jax.protocols.text import Tokenizer
-from torl_jax.protocols.toolrl import ToolRL
 from torl_jax.sampler.engine import Engine
 from torl_jax.sampler.sampling import Settings
 from torl_jax.serving import dialogue
@@ -75,13 +74,14 @@ def adapted(cfg: config.Config, shape: ModelConfig, values: Any) -> config.Confi
         span="host",
         deadline=0.0,
     )
-    level = values.sandbox_level
+    calls, level = values.calls, values.sandbox_level
+    if calls is None:
+        # A policy of single steps gets calls, for tools that are carried out.
+        calls = cfg.protocol.calls or (CALLS if cfg.protocol.markup == "toolrl" else 0)
     return dataclasses.replace(
         cfg,
         sampler=sampler,
-        protocol=dataclasses.replace(
-            cfg.protocol, calls=cfg.protocol.calls if values.calls is None else values.calls
-        ),
+        protocol=dataclasses.replace(cfg.protocol, calls=calls),
         sandbox=dataclasses.replace(
             cfg.sandbox, min_level=level if level in LEVELS else cfg.sandbox.min_level, lost=0.0
         ),
@@ -109,17 +109,10 @@ def hands(cfg: config.Config, markup: Protocol, off: bool, stack: contextlib.Exi
         except UserError as error:
             raise UserError(f"{error}{TOOLS_HINT}") from error
         return Hands(Live(markup, shop.env), level=shop.level or "unknown")
-    if not cfg.tools.files:
+    if not (cfg.tools.files and cfg.protocol.calls):
         return Hands(None)
     shop = stack.enter_context(contextlib.closing(workshop.toolshop(cfg.tools)))
     return Hands(Live(markup, shop.env), shop.tools)
-
-
-def markup_of(cfg: config.Config, text: Tokenizer) -> Protocol:
-    """The recipe's protocol; one of single steps gets calls, for tools that are carried out."""
-    if cfg.protocol.markup == "torl":
-        return parts.protocol(cfg)
-    return ToolRL(ChatTemplate.of(text.folder).render, cfg.protocol.calls or CALLS)
 
 
 def dialect_of(
@@ -165,7 +158,7 @@ def main(argv: list[str]) -> None:
         policy = load(values.checkpoint, cli.chosen_config())
         cfg = adapted(policy.cfg, policy.shape, values)
         text = parts.tokenizer(cfg.model)
-        markup = markup_of(cfg, text)
+        markup = parts.protocol(cfg)
         found = hands(cfg, markup, values.sandbox_level == OFF, stack)
         dialect = dialect_of(cfg, markup, text, found.tools, values.chat == "template")
         engine = loaded(cfg, policy, text, markup.stops(0))

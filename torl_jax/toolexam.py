@@ -79,6 +79,19 @@ def reply(episode: Episode, text: Tokenizer) -> str:
     return text.decode(tokens)
 
 
+def plain(entry: str, text: Tokenizer) -> str:
+    """What the web said, where no special token is spelled: its name is broken by a blank.
+
+    It enters a prompt, whose own special tokens are spelled in just this way.
+    """
+    for token in set(text.encode(entry)) - set(text.encode(entry, special=False)):
+        name = text.decode([token])
+        # Not an ordinary one, which only fell otherwise.
+        if text.encode(name) == [token] != text.encode(name, special=False):
+            entry = entry.replace(name, f"{name[:1]} {name[1:]}")
+    return entry
+
+
 def sit_api_bank(
     rollout: Rollout,
     items: Sequence[api_bank.Item],
@@ -183,7 +196,8 @@ class Bamboogle:
         )
         for future, i in self._searches.items():
             try:
-                self._open[i] = self._open[i].found(future.result())
+                found = [plain(entry, self._rollout.tokenizer) for entry in future.result()]
+                self._open[i] = self._open[i].found(found)
             except remote.Unavailable as error:
                 self._leave_out(i, f"search: {error}")
         self._searches.clear()

@@ -137,6 +137,7 @@ class Trainer:
         """The step's groups, and all that was sampled for them."""
         cfg = self.cfg
         params, harvests = self.handoff(state.params), []
+        usable = functools.partial(filters.usable, by_part=cfg.rl.estimator == "gdpo")
 
         def rollout(count: int) -> list[dynamic.Group]:
             taken = self.stream.take(count)
@@ -150,7 +151,7 @@ class Trainer:
             )
             harvests.append(harvest)
             return [
-                dynamic.Group(episodes, scores, filters.usable(episodes, scores, cfg.filters))
+                dynamic.Group(episodes, scores, usable(episodes, scores, cfg.filters))
                 for episodes, scores in harvest.groups(cfg.rl.group_size)
             ]
 

@@ -193,8 +193,22 @@ def test_golds_that_are_tool_calls(shared, file, thoughts, bad):
 
 def test_calls_that_cannot_be_scored_are_named():
     golds = ["<think>a</think>\n<tool_call>\n{\n</tool_call>", "<response>no thought</response>"]
-    found = check.calls([Problem(str(i), "?", gold) for i, gold in enumerate(golds)], "keep")
-    assert [(gold.id, gold.reason.partition(":")[0]) for gold in found] == [
-        ("0", "gold calls"),
-        ("1", "unequal to itself"),
-    ]
+    for live in (False, True):
+        found = check.calls(problems(*golds), "keep", live=live)
+        assert [(gold.id, gold.reason.partition(":")[0]) for gold in found] == [
+            ("0", "gold calls"),
+            ("1", "unequal to itself"),
+        ]
+
+
+def test_a_gold_of_several_steps_is_for_live_tools() -> None:
+    call = '<think> t </think>\n<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>'
+    said = "<response> r </response>"
+    steps = f"{call}\n{call}\n<think> t </think>\n{said}"
+    some = problems(steps, f"{call}\n{said}", f"{call}{call}", call, f"<think> t </think>\n{said}")
+    reasons = {
+        live: [(gold.id, gold.reason) for gold in check.calls(some, "keep", live=live)]
+        for live in (False, True)
+    }
+    twice = ("2", "unequal to itself")  # the second block is no step's
+    assert reasons == {False: [("0", "unequal to itself"), twice], True: [twice]}

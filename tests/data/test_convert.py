@@ -89,6 +89,14 @@ def test_each_assistant_message_is_a_step() -> None:
     ]
 
 
+def test_a_message_of_no_weight_is_history_only() -> None:
+    messages = [*TRIP["messages"]]
+    messages[5] = messages[5] | {"weight": 0}
+    messages[7] = messages[7] | {"weight": 1}
+    first, _, third = convert.steps(TRIP)
+    assert convert.steps(TRIP | {"messages": messages}) == [first, third]
+
+
 def test_the_layout_is_that_of_the_released_file(tmp_path: Path, shared: Path) -> None:
     (line,) = convert.convert(write(tmp_path / "a.jsonl", TRIP), tmp_path / "a.parquet")
     assert line == (

@@ -117,10 +117,23 @@ def test_our_own_failure_is_no_observation_and_ends_the_block(at_once):
     assert len(box.seen) == 2
 
 
+def test_an_episode_that_leaves_makes_no_more_calls():
+    box, first = Box(), Future()
+    box.submit = lambda name, parameters, timeout: box.seen.append(parameters["x"]) or first
+    env = ToolEnv(box)
+    left, other = env.open(PROBLEM), env.open(PROBLEM)
+    asked = [each.submit(Call(lines(*[("f", {"x": 1})] * 3))) for each in (left, other)]
+    assert len(box.seen) == 2
+    left.close()
+    first.set_result(Outcome(1))
+    assert isinstance(asked[0].exception(30), ToolFailure)
+    assert len(json.loads(asked[1].result(30).text)) == 3 and len(box.seen) == 4
+
+
 def test_a_toolbox_that_refuses_at_once_is_heard_in_the_future():
     box = Box()
     box.submit = lambda *_: (_ for _ in ()).throw(ToolFailure("closed"))
-    asked = ToolEnv(box).submit(Call(lines(("f", {}))))
+    asked = ToolEnv(box).open(PROBLEM).submit(Call(lines(("f", {}))))
     assert isinstance(asked.exception(), ToolFailure)
 
 

@@ -188,6 +188,12 @@ def test_a_history():
     assert dialogue.history(messages[:4]) == shorter
 
 
+def test_a_result_that_json_cannot_write_stays_text():
+    for text in ('{"a": NaN}', '{"a": 1e999}', "7"):
+        seen = {"role": "tool", "tool_call_id": "a", "content": text}
+        assert f'"results": {json.dumps(text)}}}' in dialogue.history([ASKED, CALLED, seen])
+
+
 def test_a_target_keeps_its_thought():
     assert dialogue.target(CALLED) == (
         "<think> Look\nit up. </think>\n<tool_call>\n"
@@ -225,6 +231,11 @@ def test_a_target_without_a_thought_gets_the_fixed_one():
         ([ASKED, {"role": "assistant"}, THANKED], "neither content nor tool calls"),
         ([ASKED, {"role": "assistant", "content": "<think> I"}, THANKED], "never closed"),
         ([ASKED, {"role": "assistant", "reasoning_content": 1}, THANKED], "reasoning_content is"),
+        (
+            [ASKED, CALLED, {"role": "tool", "tool_call_id": ["a"], "content": ""}],
+            r"\['a'\], which",
+        ),
+        ([ASKED, CALLED, {"role": "tool", "tool_call_id": {}, "content": ""}], r"\{\}, which no"),
     ],
 )
 def test_histories_that_cannot_be_written(messages, reason):
@@ -241,11 +252,42 @@ def test_histories_that_cannot_be_written(messages, reason):
         ([{"function": {}}], "needs a function with a name"),
         ({"f": 1}, "tool_calls is no list"),
         ([call("f", {"a": "</tool_call>"})], "</tool_call> is part of what"),
+        ([call("f", {"a": float("nan")})], "arguments of f are no JSON"),
+        ([call("f", {"a": [float("inf")]})], "arguments of f are no JSON"),
+        ([call("f", '{"a": 1e999}')], "arguments of f are no JSON"),
+        ([call("f", [])], r"arguments of f are no object: \[\]"),
+        ([call("f", 0)], "arguments of f are no object: 0"),
+        ([call("f", False)], "arguments of f are no object: False"),
     ],
 )
 def test_calls_that_cannot_be_written(calls, reason):
     with pytest.raises(ValueError, match=reason):
         dialogue.target({"role": "assistant", "tool_calls": calls})
+
+
+@pytest.mark.parametrize("id", [0, "0"])
+@pytest.mark.parametrize("given", [0, "0"])
+def test_ids_may_be_numbers(id, given):
+    called = {"role": "assistant", "tool_calls": [call("f", None, id)]}
+    text = dialogue.history([ASKED, called, {"role": "tool", "tool_call_id": given, "content": ""}])
+    assert text.endswith('<obs> [{"name": "f", "results": ""}] </obs>')
+
+
+def test_a_call_in_the_older_key():
+    called = {
+        "role": "assistant",
+        "content": "One moment.",
+        "function_call": {"name": "table", "arguments": '{"x": 1}'},
+    }
+    newer = {"role": "assistant", "content": "One moment.", "tool_calls": [call("table", {"x": 1})]}
+    assert dialogue.target(called) == dialogue.target(newer)
+    assert dialogue.target(called | {"function_call": None}).endswith("> One moment. </response>")
+    older, result = ({"role": r, "name": "table", "content": "7"} for r in ("function", "tool"))
+    assert dialogue.history([ASKED, called, older]) == dialogue.history([ASKED, newer, result])
+    with pytest.raises(ValueError, match="both tool_calls and function_call"):
+        dialogue.target(called | newer)
+    with pytest.raises(ValueError, match="a tool call needs a function with a name"):
+        dialogue.target(called | {"function_call": "auto"})
 
 
 @pytest.mark.parametrize("tag", dialogue.TAGS)

@@ -84,25 +84,24 @@ def test_what_is_inserted_reads_as_a_history_does():
     assert LIVE.insertion(TURN, None) == ""
 
 
-def test_no_special_token_comes_out_of_an_insertion(shared):
-    for family in ("qwen2.5", "llama3.2"):
-        folder = shared / "tokenizers" / family
-        if not folder.is_dir():
-            continue
-        tokenizer = Tokenizer(folder)
-        config = json.loads((folder / "tokenizer.json").read_text())
-        special = {
-            token["id"]: token["content"] for token in config["added_tokens"] if token["special"]
-        }
-        hostile = Observation(
-            json.dumps([{"name": "f", "results": " ".join(special.values())}]), True, "ok"
-        )
-        inserted = LIVE.insertion(TURN, hostile)
-        assert not special.keys() & set(tokenizer.encode(inserted, special=False))
-        assert special.keys() <= set(
-            tokenizer.encode(inserted)
-        )  # else the line above proves nothing
-        assert tokenizer.decode(tokenizer.encode(inserted, special=False)) == inserted
+@pytest.mark.parametrize("family", ["qwen2.5", "llama3.2"])
+def test_no_special_token_comes_out_of_an_insertion(shared, family):
+    folder = shared / "tokenizers" / family
+    if not folder.is_dir():
+        pytest.skip(f"there is no tokenizer of {family}")
+    tokenizer = Tokenizer(folder)
+    config = json.loads((folder / "tokenizer.json").read_text())
+    special = {
+        token["id"]: token["content"] for token in config["added_tokens"] if token["special"]
+    }
+    hostile = Observation(
+        json.dumps([{"name": "f", "results": " ".join(special.values())}]), True, "ok"
+    )
+    inserted = LIVE.insertion(TURN, hostile)
+    assert not special.keys() & set(tokenizer.encode(inserted, special=False))
+    # Else the line above proves nothing.
+    assert special.keys() <= set(tokenizer.encode(inserted))
+    assert tokenizer.decode(tokenizer.encode(inserted, special=False)) == inserted
 
 
 TAGS = st.sampled_from(

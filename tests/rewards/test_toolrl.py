@@ -252,6 +252,8 @@ def test_golds_that_cannot_be_scored_against():
         acting("[" * 300 + "]" * 300): "line 1 nests more than 256 deep",
         acting("[" * 100_000): "line 1 nests more than 256 deep",
         acting("9" * 5000): "line 1 is no JSON",
+        acting(*[W] * 257): "257 gold calls, more than 256",
+        "\n".join([acting(*[W] * 129)] * 2): "258 gold calls, more than 256",
     }.items():
         assert reason in check_gold(gold)
         assert "\n" not in check_gold(gold)
@@ -263,11 +265,56 @@ def test_golds_that_cannot_be_scored_against():
 
 
 def test_golds_whose_calls_cannot_be_compared_are_met_exactly_or_not():
-    for odd in ('{"name": "ping"}', '{"name": null, "parameters": {}}', "42", "[1]"):
+    for odd in ('{"name": "ping"}', '{"parameters": {}}', "42", "[1]"):
         gold = acting(odd)
+        assert check_gold(gold) == ""
         assert correctness(gold, gold) == 3
         assert correctness(gold, acting(W)) == -3
         assert correctness(gold, acting(odd, odd)) == -3
+
+
+def odd(name, parameters):
+    return json.dumps({"name": name, "parameters": parameters})
+
+
+# Gold calls, predicted calls, switches, correctness.
+ODD_GOLDS = {
+    "a number for a name": ([odd(1, {"a": 1})], [odd(1, {"a": 2})], {}, 1),
+    "true is 1, also as a name": ([odd(1, {"a": 1})], [odd(True, {"a": 2})], {}, 1),
+    "null for a name": ([odd(None, {})], [odd(None, {})] * 2, {}, 1.5),
+    "NaN is no name's equal": ([odd(math.nan, {})], [odd(math.nan, {})] * 2, {}, -1.5),
+    "a list for a name": ([odd([], {"a": 1})], [odd([], {}), W], {}, -3),
+    "lists for names, equal": ([odd([], {"a": 1})], [odd([], {"a": 2})], {}, 1),
+    "a list for a name, refined": (
+        [odd([1], {"a": 1}), W], [odd([1], {"a": 2}), B], {"refined": True}, -1.8,
+    ),
+    "null for parameters": ([odd("x", None), W], [W], {}, -3),
+    "null for parameters, as a whole": (
+        [odd("x", None)], [B, odd("x", None)], {"intermediate": True}, 1.5,
+    ),
+    "a list for parameters, not called": ([odd("x", []), W], [W], {}, 0.75),
+    "a list for parameters, called": ([odd("x", []), W], [W, odd("x", {})], {}, -3),
+    "a list for parameters, the call taken": (
+        [odd("x", {"a": 1}), odd("x", [])], [odd("x", {"a": 1})], {}, 0.75,
+    ),
+    "text for parameters, best pairs": (
+        [odd("x", "ab"), W], [W], {"matching": "optimal"}, -0.5,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ODD_GOLDS)
+def test_odd_golds_are_compared_as_far_as_the_formula_goes(case):
+    gold, made, switches, wanted = ODD_GOLDS[case]
+    assert correctness(acting(*gold), acting(*made), **switches) == pytest.approx(wanted)
+    assert correctness(acting(*gold), acting(*gold), **switches) == 3
+
+
+def test_a_block_ends_at_a_second_opening_too():
+    cut = f"<think> t </think>\n<tool_call>\n{W}\n<tool_call>\n{B}\n</tool_call>"
+    assert correctness(acting(W), cut) == 3
+    assert check_gold(cut) == ""
+    assert correctness(cut, acting(W)) == 3 and correctness(cut, acting(W, B)) < 3
 
 
 def test_golds_that_are_no_plain_mistake_show_in_their_own_score():

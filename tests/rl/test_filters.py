@@ -90,6 +90,17 @@ def test_usable_groups(cfg, totals, usable):
     assert filters.usable(FOUR, scores(*totals), cfg) is usable
 
 
+def test_equal_sums_of_unequal_parts_differ_where_parts_count_by_themselves():
+    shared = [Score(1.0, False, {"format": x, "correctness": 1.0 - x}) for x in (0, 1, 0, 1)]
+    equal = [Score(1.0, False, {"format": 1.0} | more) for more in ({}, {"length": 0.0}, {}, {})]
+    cfg = Filters(zero_variance=True)
+    assert not filters.usable(FOUR, shared, cfg)
+    assert filters.usable(FOUR, shared, cfg, by_part=True)
+    assert not filters.usable(FOUR, equal, cfg, by_part=True)
+    failed = [episode(End.ABORT), *FOUR[1:]]
+    assert not filters.usable(failed, [shared[0], *[shared[1]] * 3], cfg, by_part=True)
+
+
 def test_what_does_not_count_cannot_make_a_group_usable():
     failed = [episode(End.ABORT), *FOUR[1:]]
     assert not filters.usable(failed, scores(1, -1, -1, -1), Filters(zero_variance=True))

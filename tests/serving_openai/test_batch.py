@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import pytest
@@ -17,11 +18,13 @@ from sandbox import Sandbox, SandboxError
 from tests.serving_openai.hearing import WAIT, Heard
 from torl_jax import config, parts, policy
 from torl_jax.envs.python import PythonEnv
-from torl_jax.episode import End, Observation, Problem
+from torl_jax.envs.tools import ToolEnv
+from torl_jax.episode import Call, End, Observation, Problem
 from torl_jax.protocols.torl import ToRL
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.sampling import Settings
 from torl_jax.serving.batch import Batch, Broken, Dead, Ending, Full, Live, Order
+from torl_jax.tools.toolbox import Function, Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,6 +86,12 @@ def said(batch, asked):
     heard = Heard(asked.n * len(asked.prompts))
     batch.submit(asked, heard)
     return heard.wait()
+
+
+def until(true):
+    deadline = time.monotonic() + WAIT
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 class Seeded(Problem):
@@ -221,9 +230,7 @@ def test_a_cancelled_request_frees_its_slots_and_says_no_more(tiny, start):
     assert kept.wait().texts[0]
     # The segment that ran may still have told something; what came next did not.
     assert gone.pieces <= pieces + 4 and not gone.over.is_set()
-    deadline = time.monotonic() + WAIT
-    while not batch.idle and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: batch.idle)
     assert batch.load == (0, 0) and batch.idle
 
 
@@ -245,7 +252,9 @@ def test_a_full_queue_refuses_and_takes_again(tiny, start):
 
 
 class Answering:
-    """An environment whose calls a test answers."""
+    """An environment, or a toolbox, whose calls a test answers."""
+
+    functions: ClassVar = {"f": Function("f", "F.", {})}
 
     def __init__(self):
         self.futures, self.closed = [], 0
@@ -253,7 +262,7 @@ class Answering:
     def open(self, problem):
         return self
 
-    def submit(self, call):
+    def submit(self, *_):
         self.futures.append(Future())
         return self.futures[-1]
 
@@ -261,9 +270,7 @@ class Answering:
         self.closed += 1
 
     def asked(self, count):
-        deadline = time.monotonic() + WAIT
-        while len(self.futures) < count and time.monotonic() < deadline:
-            time.sleep(0.005)
+        until(lambda: len(self.futures) >= count)
         return self.futures
 
 
@@ -318,6 +325,22 @@ def test_a_tool_that_fails_breaks_its_own_request_alone(tiny, start):
     futures[1].set_result(Observation("1", True, "ok"))
     assert other.wait().done[0].reason in ("length", "stop")
     assert env.closed == 2 and batch.idle
+
+
+class ThreeCalls(Program):
+    def call(self, turn_text):
+        return Call("\n".join(['{"name": "f", "parameters": {}}'] * 3))
+
+
+def test_a_caller_who_hangs_up_while_a_tool_runs_has_no_more_calls_made(tiny, start):
+    toolbox = Answering()
+    batch = start(Live(ThreeCalls("{question}"), ToolEnv(toolbox)))
+    job = batch.submit(calling(tiny), Heard())
+    (first,) = toolbox.asked(1)
+    batch.cancel(job)
+    until(lambda: batch.idle)
+    first.set_result(Outcome(1))
+    assert batch.idle and toolbox.futures == [first]
 
 
 def test_an_observation_that_does_not_fit_ends_the_choice(tiny, start):

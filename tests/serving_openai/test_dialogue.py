@@ -89,6 +89,19 @@ def test_the_servers_own_tools_are_shown_where_they_are_carried_out():
         begin(ask(("user", "Late?"), execute_tools=True, tools=[WEATHER]))
 
 
+@pytest.mark.parametrize("given", [[], {}, 5])
+def test_a_call_that_is_named_by_no_text_is_refused(given):
+    call = {"id": "1", "function": {"name": "weather", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": given, "content": "5"},
+    ]
+    body = {"model": "m", "messages": messages, "tools": [WEATHER]}
+    with pytest.raises(Refused):
+        dialogue.toolrl(CHAT)(fields.chat(body))
+
+
 @pytest.mark.parametrize(
     ("messages", "tools", "reason"),
     [
@@ -118,6 +131,10 @@ CALL = '{"name": "weather", "parameters": {"city": "Oslo"}}'
             Reply("So.", "t", (("weather", '{"city": "Oslo"}'),)),
         ),
         ("<response>Dry.</response>", Reply("Dry.")),
+        (
+            '<tool_call>{"name": "say", "parameters": {"t": "a\u2028b\x85c"}}</tool_call>',
+            Reply(None, None, (("say", '{"t": "a\\u2028b\\u0085c"}'),)),
+        ),
         ('<tool_call>\n{"name": "f"}\n</tool_call>', Reply(None, None, (("f", "{}"),))),
     ],
 )
@@ -139,6 +156,7 @@ def test_an_answer_in_the_format_comes_in_parts(text, reply):
         "<tool_call>[1]</tool_call>",
         '<tool_call>{"name": "f", "parameters": [1]}</tool_call>',
         '<tool_call>{"name": "f", "parameters": {"x": NaN}}</tool_call>',
+        '<tool_call>{"name": "f", "parameters": {"x": 1e999}}</tool_call>',
         f"<tool_call>{'[' * 100_000}</tool_call>",
         "",
     ],

@@ -1,6 +1,7 @@
 """Requests, checked: what they mean, and that nothing which would matter is passed over."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -101,6 +102,8 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"temperature": 2.5}, "temperature", "expected a number from 0 to 2"),
         ({"temperature": 1e-9}, "temperature", "give 0 (greedy)"),
         ({"temperature": 1e999}, "temperature", "temperature is inf"),
+        ({"temperature": math.nan}, "temperature", "temperature is nan"),
+        ({"temperature": 10**400}, "temperature", "expected a number from 0 to 2"),
         ({"temperature": "1"}, "temperature", "temperature is '1'"),
         ({"top_p": 0}, "top_p", "leaves nothing to sample from"),
         ({"top_k": 1.5}, "top_k", "top_k is 1.5"),

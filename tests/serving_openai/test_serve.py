@@ -1,5 +1,7 @@
 """The real server, asked by the official `openai` client."""
 
+import contextlib
+import dataclasses
 import json
 import signal
 import socket
@@ -14,10 +16,12 @@ import pytest
 from configs import quickstart
 from sandbox import Sandbox, SandboxError
 from tests.serving_openai.server import MODEL, NAMED, ROOT, TINY, Server, ask, plain, streamed
+from tests.tools import sample
 from torl_jax import config
 from torl_jax.errors import UserError
 from torl_jax.model import hf
-from torl_jax.serve import adapted
+from torl_jax.protocols.toolrl import ToolRL
+from torl_jax.serve import adapted, hands
 from torl_jax.serving.server import Address
 
 
@@ -348,3 +352,19 @@ def test_a_recipe_is_adapted():
     assert (cfg.protocol.calls, cfg.sandbox.min_level, cfg.sampler.slots) == (3, "full", 16)
     with pytest.raises(UserError, match="--context=1000: this model has 2 to 512 positions"):
         adapted(recipe, shape, Values(context=1000))
+
+
+@pytest.mark.parametrize(
+    ("own", "flag", "calls"), [(0, None, 8), (3, None, 3), (0, 0, 0), (3, 0, 0), (0, 2, 2)]
+)
+def test_a_toolrl_recipe_of_single_steps_has_calls_unless_they_are_declined(own, flag, calls):
+    recipe = config.parse(quickstart.get_config())
+    protocol = dataclasses.replace(recipe.protocol, markup="toolrl", calls=own)
+    recipe = dataclasses.replace(recipe, protocol=protocol)
+    shape = hf.read_config(ROOT / "assets/tiny-base")
+    cfg = adapted(recipe, shape, Values(calls=flag, tools=[sample.__file__]))
+    assert cfg.protocol.calls == calls
+    with contextlib.ExitStack() as stack:
+        found = hands(cfg, ToolRL(str, calls), False, stack)
+        assert [tool.name for tool in found.tools] == (["add", "weather", "act"] if calls else [])
+        assert (found.live is not None) == bool(calls)

@@ -33,6 +33,8 @@ def answering(*replies):
                 return
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
+            if status in (302, 308):
+                self.send_header("location", body)
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -112,6 +114,19 @@ def test_nobody_there_is_no_answer(waits):
         pytest.raises(remote.Unavailable, match="ConnectError"),
     ):
         server("q")
+
+
+@pytest.mark.parametrize("status", [302, 308])
+def test_a_key_goes_to_nobody_but_the_server_that_was_named(monkeypatch, waits, status):
+    monkeypatch.setenv(search.KEY, "secret")
+    with (
+        answering((200, ANSWER)) as (other, seen),
+        answering((status, f"{other}/new")) as (url, _),
+        contextlib.closing(search.Server(url, waits.append)) as server,
+        pytest.raises(UserError, match=f"{url} has moved: name {other}/new instead"),
+    ):
+        server("q")
+    assert not seen and not waits
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

@@ -25,6 +25,7 @@ def test_calls_are_read_in_order_and_blank_lines_passed_over():
         ('{"name": "f", "parameters": {"x": NaN}}', "NaN is no JSON number"),
         ('{"name": "f", "parameters": {"x": -Infinity}}', "-Infinity is no JSON number"),
         ('{"name": "f", "parameters": {"x": ' + "9" * 5000 + "}}", "unreadable"),
+        ('{"name": "f", "parameters": {"x": [1e999]}}', "unreadable"),
         ("[" * 100_000, "unreadable"),
         ('{"name": "f", "parameters": {"x": "\\ud800"}}', "unreadable"),
         (f"[{GOOD}]", "not an object"),

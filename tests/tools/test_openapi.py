@@ -159,9 +159,34 @@ def test_a_query_is_spelled_by_its_style(found, given, url):
 def test_headers_and_cookies(found):
     request = found["get_pet"].request({"id": "7", "X-Trace": "abc", "session": "a;b"})
     assert request.headers == {"X-Trace": "abc", "Cookie": "session=a%3Bb"}
-    for bad in ("a\r\nHost: evil", "é"):
+    for bad in ("a\r\nHost: evil", "é", " a", "a ", "a\t"):
         with pytest.raises(ValueError, match="the parameter X-Trace is sent in a header"):
             found["get_pet"].request({"id": "7", "X-Trace": bad})
+
+
+def test_keys_of_a_cookie_that_a_model_wrote_are_quoted():
+    cookie = {"name": "c[0]", "in": "cookie", "schema": {"type": "object"}}
+    ((operation, *_), _) = operations(change((*GET, "parameters"), [cookie]), "api.yaml")
+    given = {"x; session=evil": "1", "a\r\nb": "é", "c[0]": 2}
+    request = operation.request({"id": "7", "c[0]": given})
+    assert request.headers["Cookie"] == "x%3B%20session%3Devil=1; a%0D%0Ab=%C3%A9; c[0]=2"
+
+
+def test_headers_that_are_the_users_own_are_no_parameters():
+    own = ("Authorization", "ACCEPT", "Content-type")
+    declared = [
+        {"name": name, "in": "header", "required": True, "schema": {}}
+        for name in (*own, "X-Key", "X-Trace")
+    ]
+    declared.append({"name": "session", "in": "cookie", "schema": {}})
+    document = change((*GET, "parameters"), declared)
+    for sent, left in (
+        ((), ["id", "X-Key", "X-Trace", "session"]),
+        (("x-key", "Cookie"), ["id", "X-Trace"]),
+    ):
+        ((operation, *_), _) = operations(document, "api.yaml", sent=sent)
+        assert list(operation.function.schema["properties"]) == left
+        assert not {*own} & {*operation.function.schema["required"]}
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,21 @@ def test_references_are_brought_in():
         schemas.resolved({"$ref": "other.yaml#/x"}, document)
 
 
+def test_a_required_that_is_no_list_names_nothing():
+    inner = {"type": "object", "properties": {"b": {}}, "required": True}
+    schema = {"properties": {"a": inner}, "required": False}
+    assert schemas.fault(schema, {"a": {}}) == schemas.fault(schema, {}) == ""
+    assert schemas.merged({"allOf": [inner]})["required"] == []
+
+
+def test_other_parameters_are_held_against_their_schema():
+    schema = {"properties": {"a": {}}, "additionalProperties": {"type": "string"}}
+    assert schemas.fault(schema, {"a": 1, "b": "x"}) == ""
+    assert schemas.fault(schema, {"b": 7}) == 'the parameter "b" is 7, expected string'
+    for others in (True, {}):
+        assert schemas.fault({**schema, "additionalProperties": others}, {"b": 7}) == ""
+
+
 def test_references_that_double_thirty_times_are_shared_not_copied():
     defs = {
         f"d{i}": {"properties": {k: {"$ref": f"#/defs/d{i + 1}"} for k in "xy"}} for i in range(30)

@@ -35,6 +35,9 @@ ECHO = {
     },
 }
 DOCUMENT = {"openapi": "3.1.0", "paths": {"/echo/{id}": {"post": ECHO}}}
+HEADER = {"name": "X-Note", "in": "header", "schema": {"type": "string"}}
+OTHERS = {"name": "others", "in": "query", "schema": {"type": "object"}}
+DOCUMENT["paths"]["/heard"] = operation("heard", parameters=[HEADER, OTHERS])
 DOCUMENT["paths"] |= {
     f"/{name}": operation(name)
     for name in (
@@ -97,6 +100,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def latin(self):
         self.send("grüß".encode("latin-1"), "text/plain; charset=latin-1")
+
+    def heard(self):
+        body = json.dumps({"cookie": self.headers.get("Cookie")}).encode()
+        self.send_response(200)
+        self.send_header("Set-Cookie", "session=A")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def bare(self):
         self.send(b"[1, 2]", "")
@@ -239,6 +251,22 @@ def test_a_large_answer_is_cut(tools):
     assert seen.status == "ok" and seen.results.endswith(" and more")
 
 
+def test_cookies_are_not_kept(tools):
+    assert ask(tools, "heard").results == ask(tools, "heard").results == {"cookie": None}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"X-Note": " a"}, "the parameter X-Note is sent in a header: "),
+        ({"others": {"x" * 70_000: 1}}, "the parameters make no URL: URL too long"),
+    ],
+)
+def test_what_a_model_wrote_and_cannot_be_sent_is_an_outcome(tools, parameters, words):
+    seen = ask(tools, "heard", **parameters)
+    assert seen.status == "error" and seen.results.startswith(words)
+
+
 @pytest.mark.parametrize("name", ["slow", "drip"])
 def test_what_takes_too_long_is_ended(tools, name):
     seen = ask(tools, name, timeout=0.4)
@@ -265,6 +293,14 @@ def test_a_server_that_is_not_there(tmp_path):
             assert "ConnectError" in str(asked.exception()) and base in str(asked.exception())
         with pytest.raises(UserError, match="cannot be read"):
             OpenAPITools(f"{base}/openapi.json")
+        with pytest.raises(UserError, match="is no URL"):
+            OpenAPITools(tmp_path / "api.json", "http://host:port")
+
+
+def test_a_document_that_has_moved_is_not_followed(url):
+    for headers in ({}, {"X-Token": "abc"}):
+        with pytest.raises(UserError, match="have moved: name http://elsewhere"):
+            OpenAPITools(f"{url}/moved", headers=headers)
 
 
 def test_at_most_so_many_calls_run_at_a_time(url):

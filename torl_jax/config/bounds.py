@@ -1,5 +1,6 @@
 """What values are possible: bounds of single keys, and relations between them."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -147,6 +148,23 @@ def _rewards(config: Any) -> None:
         "eval.benchmarks",
         lambda x: not x or config.reward.kind == "answer",
         "none with reward.kind=toolrl: python -m torl_jax.evaluate_tools has its benchmarks",
+    )
+    if config.reward.kind == "answer":
+        for key, default in dataclasses.asdict(type(config.toolrl)()).items():
+            _need(
+                config,
+                f"toolrl.{key}",
+                lambda x, default=default: x == default,
+                f"{default!r} with reward.kind=answer: only reward.kind=toolrl has it",
+            )
+        return
+    for path in ("reward.execution", "reward.overlong"):
+        _need(config, path, lambda x: x == 0, "0 with reward.kind=toolrl, which adds no penalties")
+    _need(
+        config,
+        "protocol.markup",
+        lambda x: x == "toolrl",
+        "toolrl with reward.kind=toolrl, which scores its blocks of calls",
     )
 
 

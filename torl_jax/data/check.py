@@ -1,6 +1,7 @@
 r"""Finds gold answers that no answer can be graded against, before anything is trained on them.
 
-    python -m torl_jax.data.check FILE [FILE ...] [--calls] [--schema=NAME] [--workers=N] [--json]
+    python -m torl_jax.data.check FILE [FILE ...] [--schema=NAME] [--workers=N] [--json]
+    python -m torl_jax.data.check FILE [FILE ...] --calls [--live] [--thoughts=drop] [--json]
 
 Every gold must be read by the grader and be equal to itself as an expression, without the
 shortcut that equal text is equal; else only its very spelling would be right. With --calls
@@ -32,8 +33,9 @@ from torl_jax.data.schemas import SCHEMAS
 from torl_jax.data.sources import BadRow
 from torl_jax.episode import Problem
 from torl_jax.errors import UserError
-from torl_jax.rewards import structured, toolrl
+from torl_jax.rewards import shapes, structured, toolrl
 from torl_jax.rewards.answer import Check, Grader
+from torl_jax.rewards.calls import split_steps
 
 # ASCII digits with at most a sign and a decimal point: the parser's grammar has them as one
 # token, which becomes one sympy number, and a number equals itself. So no worker is asked
@@ -89,20 +91,36 @@ def golds(
     ]
 
 
-def calls(problems: Sequence[Problem], thoughts: Literal["keep", "drop"]) -> list[BadGold]:
+def calls(
+    problems: Sequence[Problem], thoughts: Literal["keep", "drop"], *, live: bool = False
+) -> list[BadGold]:
     """The problems whose gold tool calls are malformed, or do not score themselves as right.
 
-    `thoughts`: see `structured.gold_of`.
+    `thoughts`: see `structured.gold_of`. `live`: golds may have several steps, for live tools.
     """
-    variant, bad = toolrl.ToolRLReward(), []
+    bad = []
     for problem in problems:
         gold = structured.gold_of(problem.answer, thoughts)
         reason = toolrl.check_gold(gold)
-        if not reason and not toolrl.score(gold, gold, variant=variant, step=0).correct:
+        if not reason and not _earned(gold, live):
             reason = UNEQUAL
         if reason:
             bad.append(BadGold(problem.id, problem.answer, reason))
     return bad
+
+
+def _earned(gold: str, live: bool) -> bool:
+    """Whether the gold's own text is right by it."""
+    variant = toolrl.ToolRLReward()
+    if not live:
+        return toolrl.score(gold, gold, variant=variant, step=0).correct
+    # A live turn ends with its calls: what one step says behind them is a turn of its own.
+    apart = gold.replace(
+        f"{shapes.TOOLS_END}\n{shapes.RESPONSE}",
+        f"{shapes.TOOLS_END}\n{shapes.THINK}{shapes.THINK_END}\n{shapes.RESPONSE}",
+    )
+    turns = split_steps(apart)
+    return toolrl.score_trajectory(turns, gold, variant=variant, step=0).correct
 
 
 def _reason(check: Check) -> str:
@@ -205,7 +223,11 @@ def main(argv: list[str]) -> None:
     if not argv:
         raise UserError("no file: give one or more, see --help")
     if options.calls:
-        reports = [inspect(f, lambda p: calls(p, options.thoughts), options.schema) for f in argv]
+
+        def look(problems: Sequence[Problem]) -> list[BadGold]:
+            return calls(problems, options.thoughts, live=options.live)
+
+        reports = [inspect(file, look, options.schema) for file in argv]
     else:
         reports = _graded(argv)
     if options.json:
@@ -217,6 +239,7 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("schema", "auto", f"Layout of the files: auto, {', '.join(SCHEMAS)}.")
     flags.DEFINE_bool("calls", False, "The golds are tool calls, not answers.")
+    flags.DEFINE_bool("live", False, "With --calls: golds of several steps, for live tools.")
     flags.DEFINE_enum("thoughts", "keep", ["keep", "drop"], "With --calls: the golds' thoughts.")
     flags.DEFINE_integer(
         "workers", os.cpu_count() or 1, "Processes that look at golds.", lower_bound=1

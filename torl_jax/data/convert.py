@@ -80,7 +80,10 @@ class Step:
 
 
 def steps(conversation: Mapping[str, Any]) -> list[Step]:
-    """The steps of a conversation, in order. Raises ValueError where it cannot be used."""
+    """The steps of a conversation, in order. Raises ValueError where it cannot be used.
+
+    A message of weight 0 is no step, only history.
+    """
     tools = conversation.get("tools")
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise ValueError("no list of tools under the key tools")
@@ -96,7 +99,7 @@ def steps(conversation: Mapping[str, Any]) -> list[Step]:
     known = {tool.name for tool in listed}
     found = []
     for place, message in enumerate(messages):
-        if dialogue.role_of(message, begin + place) == "assistant":
+        if dialogue.role_of(message, begin + place) == "assistant" and message.get("weight") != 0:
             try:
                 said = dialogue.history(messages[:place], begin)
                 found.append(Step(system, said, _target(message, known)))

@@ -7,7 +7,8 @@
 
 on one line, as ToolRL's data write it. The calls of a block run one after another. What a
 model got wrong (a line that is no call, a name, a parameter) is that call's result, in
-words. A failure of our own ends the block: it stays an exception.
+words. A failure of our own ends the block: it stays an exception. So does an episode that
+leaves: the call at hand is made to its end, those behind it are not made.
 """
 
 import json
@@ -21,7 +22,7 @@ from torl_jax.episode import Call, Observation, Problem
 from torl_jax.errors import UserError
 from torl_jax.tools import calls, schemas
 from torl_jax.tools.calls import Asked
-from torl_jax.tools.toolbox import Outcome, Toolbox
+from torl_jax.tools.toolbox import Outcome, Toolbox, ToolFailure
 
 LIMIT = 1024  # characters of a result
 MOST = 32  # calls in a block
@@ -46,12 +47,21 @@ class ToolEnv:
             )
         self._toolbox, self._timeout, self._limit, self._most = toolbox, timeout, limit, most
 
-    def open(self, problem: Problem) -> "ToolEnv":
-        """Itself: it keeps nothing of an episode."""
-        return self
+    def open(self, problem: Problem) -> "Blocks":
+        """The tools for one episode, whichever it is."""
+        return Blocks(self._toolbox, self._timeout, self._limit, self._most)
+
+
+class Blocks:
+    """The tool blocks of one episode; figures as for ToolEnv."""
+
+    def __init__(self, toolbox: Toolbox, timeout: float, limit: int, most: int) -> None:
+        self._toolbox, self._timeout, self._limit, self._most = toolbox, timeout, limit, most
+        self._closed = False
 
     def close(self) -> None:
-        """Nothing: nothing was kept."""
+        """Makes no more calls: those that are due fail."""
+        self._closed = True
 
     def submit(self, call: Call) -> "Future[Observation]":
         """What the block's calls gave. Passed: all did; the status is that of the first to fail."""
@@ -64,6 +74,8 @@ class ToolEnv:
         """Makes one call after another; where one takes its time, its end will go on."""
         try:
             for each in asked:
+                if self._closed:
+                    raise ToolFailure("the episode is over")
                 ended = self._begin(each)
                 if not ended.done():
                     ended.add_done_callback(partial(self._settle, each.name, asked, done, answer))

@@ -192,8 +192,13 @@ def target(message: Mapping[str, Any]) -> str:
 
 
 def role_of(message: Any, place: int) -> str:
-    """The role of message number `place`: user, assistant or tool; else ValueError."""
+    """The role of message number `place`: user, assistant or tool; else ValueError.
+
+    A tool's older name is function.
+    """
     role = message.get("role") if isinstance(message, Mapping) else None
+    if role == "function":
+        return "tool"
     if role not in ROLES:
         raise ValueError(f"message {place} has the role {role!r}: give {', '.join(ROLES)}")
     return str(role)
@@ -238,27 +243,42 @@ def _turn(thought: str, calls: Sequence[tuple[str, Mapping[str, Any]]], said: st
 
 
 def calls_of(message: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """(id or "", tool's name, parameters) for each of an assistant message's `tool_calls`."""
+    """(id or "", tool's name, parameters) for each of an assistant message's `tool_calls`.
+
+    Or for its `function_call`, by which the API's first version asked for one.
+    """
     found = []
-    listed = message.get("tool_calls") or []
+    listed, older = message.get("tool_calls") or [], message.get("function_call")
     if not isinstance(listed, list):
         raise ValueError(f"tool_calls is no list: {_short(listed)}")
+    if older is not None:
+        if listed:
+            raise ValueError("an assistant message has both tool_calls and function_call")
+        listed = [{"function": older}]
     for call in listed:
         function = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ValueError(f"a tool call needs a function with a name: {_short(call)}")
-        given = function.get("arguments") or {}
-        if isinstance(given, str):
-            try:
-                given = json.loads(given, parse_constant=_no_number)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(
-                    f"the arguments of {function['name']} are no JSON ({error}): {_short(given)}"
-                ) from error
-        if not isinstance(given, dict):
-            raise ValueError(f"the arguments of {function['name']} are no object: {_short(given)}")
-        found.append((str(call.get("id") or ""), function["name"], given))
+        id = call.get("id")
+        given = _arguments(function["name"], function.get("arguments"))
+        found.append(("" if id is None else str(id), function["name"], given))
     return found
+
+
+def _arguments(name: str, given: Any) -> dict[str, Any]:
+    """The arguments of a call: an object, its text, or nothing."""
+    if given is None or given == "":
+        return {}
+    try:
+        value = json.loads(given, parse_constant=_no_number) if isinstance(given, str) else given
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"the arguments of {name} are no JSON ({error}): {_short(given)}"
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(f"the arguments of {name} are no object: {_short(value)}")
+    return value
 
 
 def _no_number(name: str) -> NoReturn:
@@ -269,8 +289,8 @@ def _caller(message: Mapping[str, Any], calls: Sequence[tuple[str, str]], place:
     """The tool whose result the message is: by the call's id, else by its own `name`."""
     given = message.get("tool_call_id")
     by_id = {call: name for call, name in calls if call}
-    if given in by_id:
-        return by_id[given]
+    if given is not None and str(given) in by_id:
+        return by_id[str(given)]
     if isinstance(name := message.get("name"), str) and name:
         return name
     raise ValueError(
@@ -306,6 +326,7 @@ def _result(text: str) -> Any:
     """A tool's text as the value that it spells, where that is an object or a list."""
     try:
         value = json.loads(text, parse_constant=_no_number)
+        json.dumps(value, allow_nan=False)  # 1e999 is read as Infinity
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, dict | list) else text

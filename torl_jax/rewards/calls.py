@@ -33,26 +33,36 @@ class MalformedGold(ValueError):
 class Gold:
     """A gold text, read: which shape it asks for, and its calls as parsed.
 
-    `plain`: each call is an object with a text `name` and an object `parameters`. Other
-    golds are met by the same list of calls or not at all. `names` in order, and as a set.
+    `whole`: each call is an object with `name` and `parameters`, whatever these are; other
+    golds are met by the same list of calls or not at all. `plain`: a text and an object, too.
+    `names` in order, of a whole gold.
     """
 
     kind: tuple[bool, bool]  # has a tool block, has a response
     calls: list[Any]
+    whole: bool
     plain: bool
-    names: list[str]
-    known: frozenset[str]
+    names: list[Any]
+    first: dict[Any, int]  # by name, where it can be hashed: the number of its first call
 
     @classmethod
     def of(cls, kind: tuple[bool, bool], calls: list[Any]) -> "Gold":
-        plain = all(
-            type(call) is dict
-            and type(call.get("name")) is str
-            and type(call.get("parameters")) is dict
-            for call in calls
+        whole = all(type(call) is dict and {"name", "parameters"} <= call.keys() for call in calls)
+        plain = whole and all(
+            type(call["name"]) is str and type(call["parameters"]) is dict for call in calls
         )
-        names = [call["name"] for call in calls] if plain else []
-        return cls(kind, calls, plain, names, frozenset(names))
+        names = [call["name"] for call in calls] if whole else []
+        first = {}
+        for number, name in enumerate(names):
+            if not isinstance(name, (dict, list)) and name == name:  # NaN equals no name
+                first.setdefault(name, number)
+        return cls(kind, calls, whole, plain, names, first)
+
+    def place(self, name: Any) -> int:
+        """The number of the first call of this name; -1 where there is none."""
+        if isinstance(name, (dict, list)):
+            return next((i for i, own in enumerate(self.names) if own == name), -1)
+        return self.first.get(name, -1)
 
 
 def read(body: str) -> list[Any]:
@@ -91,9 +101,8 @@ def _gold_calls(step: str) -> list[Any]:
     """The calls of one step's first block, which may lack its closing tag."""
     if shapes.TOOLS not in step:
         return []
-    body = step.partition(shapes.TOOLS)[2].partition(shapes.TOOLS_END)[0].strip()
     try:
-        return read(body)
+        return read(shapes.first_block(step))
     except Unreadable as error:
         hint = ""
         if shapes.TOOLS in step.rpartition(shapes.THINK_END)[0]:

@@ -24,7 +24,7 @@ from torl_jax.rewards.calls import Gold
 # Stands for a turn's block that cannot be used: one call that matches nothing.
 VOID = {"name": object()}
 
-Groups = dict[str, list[dict[str, Any]]]
+Groups = dict[int, list[dict[str, Any]]]  # calls of one name, by the name's place in the gold
 
 
 @dataclass(frozen=True)
@@ -57,42 +57,60 @@ def match(gold: Gold, calls: list[Any], rules: Rules) -> Match:
     """Predicted calls against a gold that has some. What cannot be used matches nothing."""
     if gold.calls == calls:
         return ALL
-    if not usable(gold, calls, rules):
+    rivals = grouped(gold, calls, rules)
+    if rivals is None or not _comparable(gold, calls, rules):
         return NONE
-    exact = _same_calls(gold, calls)
+    exact = len(calls) == len(gold.calls) and _same_calls(gold, rivals)
     if rules.coarse:
         return Match(0.0, exact)
-    names = [call["name"] for call in calls]
-    reached = similarity(gold.names, names, rules.refined)
-    rivals: Groups = {name: [] for name in gold.names}
-    for call in calls:
-        if type(call["name"]) is str and call["name"] in rivals:
-            rivals[call["name"]].append(call)
-    pair = (_optimal if rules.optimal else _greedy)(gold, rivals, rules)
+    pairs = (_optimal if rules.optimal else _greedy)(gold, rivals, rules)
+    if pairs is None:
+        return NONE
+    reached = similarity(gold.names, [call["name"] for call in calls], rules.refined)
     most = 1.0 + sum(_most(wanted, rules) for wanted in gold.calls)
-    return Match((reached + pair) / most, exact)
+    return Match((reached + pairs) / most, exact)
 
 
-def usable(gold: Gold, calls: list[Any], rules: Rules) -> bool:
-    """Whether calls that differ from the gold's can be compared with them at all.
+def grouped(gold: Gold, calls: list[Any], rules: Rules) -> Groups | None:
+    """Those of the calls that have a gold's name; None where they cannot be used at all.
 
-    Each needs a name, hashable unless names are compared as lists; one with a gold's name
-    needs an object of parameters, unless calls are compared as wholes.
+    Each call needs a name, hashable unless names are compared as lists; one with a gold's
+    name needs an object of parameters, unless calls are compared as wholes.
     """
-    if not gold.plain:
-        return False
+    rivals: Groups = {}
     for call in calls:
         if type(call) is not dict or "name" not in call:
-            return False
+            return None
         name = call["name"]
-        if type(name) in (dict, list):
-            if not rules.refined:
-                return False
-        elif rules.intermediate or name not in gold.known:
+        if gold.plain and not rules.refined and type(name) in (dict, list):
+            return None
+        place = gold.place(name)
+        if place < 0:
             continue
-        elif type(call.get("parameters")) is not dict:
-            return False
-    return True
+        if not rules.intermediate and type(call.get("parameters")) is not dict:
+            return None
+        rivals.setdefault(place, []).append(call)
+    return rivals
+
+
+def _comparable(gold: Gold, calls: list[Any], rules: Rules) -> bool:
+    """Whether an odd gold has what the formula asks of it, given calls that can be used.
+
+    Name and parameters; names that can be counted, unless they are compared as lists or are
+    the same; parameters that have a length, unless calls are compared as wholes.
+    """
+    if gold.plain or not gold.whole:
+        return gold.plain
+    names = [call["name"] for call in calls]
+    counted = (
+        rules.refined
+        or names == gold.names
+        or not any(isinstance(name, (dict, list)) for name in [*names, *gold.names])
+    )
+    sized = rules.intermediate or all(
+        isinstance(call["parameters"], (dict, list, str)) for call in gold.calls
+    )
+    return counted and sized
 
 
 def similarity(gold: Sequence[Any], predicted: Sequence[Any], strict: bool = False) -> float:
@@ -129,11 +147,22 @@ def _most(wanted: dict[str, Any], rules: Rules) -> float:
     return 1.0 if rules.intermediate else 1.0 + len(wanted["parameters"])
 
 
-def _greedy(gold: Gold, rivals: Groups, rules: Rules) -> float:
-    """Each gold call in order takes the best call that is left; of equals the first."""
+def _has_worth(wanted: dict[str, Any], rules: Rules) -> bool:
+    """Whether a gold call can be compared with one of its name."""
+    return rules.intermediate or type(wanted["parameters"]) is dict
+
+
+def _greedy(gold: Gold, rivals: Groups, rules: Rules) -> float | None:
+    """Each gold call in order takes the best call that is left; of equals the first.
+
+    None where a call is left for a gold call whose parameters have no keys.
+    """
     total = 0.0
     for wanted in gold.calls:
-        left, most = rivals[wanted["name"]], _most(wanted, rules)
+        left = rivals.get(gold.place(wanted["name"]), [])
+        if left and not _has_worth(wanted, rules):
+            return None
+        most = _most(wanted, rules)
         best, place = 0.0, -1
         for index, call in enumerate(left):
             value = worth(wanted, call, rules)
@@ -147,32 +176,31 @@ def _greedy(gold: Gold, rivals: Groups, rules: Rules) -> float:
     return total
 
 
-def _optimal(gold: Gold, rivals: Groups, rules: Rules) -> float:
-    """The pairs of the greatest sum; only calls of one name can pair."""
+def _optimal(gold: Gold, rivals: Groups, rules: Rules) -> float | None:
+    """The pairs of the greatest sum; only calls of one name can pair.
+
+    None where there is a call for a gold call whose parameters have no keys.
+    """
     from scipy.optimize import linear_sum_assignment  # 0.4 s that only this option costs
 
-    sought: Groups = {name: [] for name in gold.names}
+    sought: Groups = {}
     for wanted in gold.calls:
-        sought[wanted["name"]].append(wanted)
+        sought.setdefault(gold.place(wanted["name"]), []).append(wanted)
     total = 0.0
-    for name, wanted in sought.items():
-        if rivals[name]:
-            table = [[worth(one, call, rules) for call in rivals[name]] for one in wanted]
-            rows, columns = linear_sum_assignment(table, maximize=True)
-            total += sum(table[row][column] for row, column in zip(rows, columns, strict=True))
+    for place, calls in rivals.items():
+        if not all(_has_worth(wanted, rules) for wanted in sought[place]):
+            return None
+        table = [[worth(wanted, call, rules) for call in calls] for wanted in sought[place]]
+        rows, columns = linear_sum_assignment(table, maximize=True)
+        total += sum(table[row][column] for row, column in zip(rows, columns, strict=True))
     return total
 
 
-def _same_calls(gold: Gold, calls: list[Any]) -> bool:
-    """Whether usable calls are the gold's in another order, whatever else their objects hold."""
-    if len(calls) != len(gold.calls):
-        return False
-    left: dict[Any, list[Any]] = {}
-    for call in calls:
-        if type(call["name"]) is str:
-            left.setdefault(call["name"], []).append(call.get("parameters"))
+def _same_calls(gold: Gold, rivals: Groups) -> bool:
+    """Whether as many calls are the gold's in another order, whatever else their objects hold."""
+    left = {place: [call.get("parameters") for call in some] for place, some in rivals.items()}
     for wanted in gold.calls:
-        found = left.get(wanted["name"], [])
+        found = left.get(gold.place(wanted["name"]), [])
         if wanted["parameters"] not in found:
             return False
         found.remove(wanted["parameters"])

@@ -62,15 +62,17 @@ SHAPES = {
 def tool_body(text: str) -> str | None:
     """What the first tool block holds, stripped; None where a tag is missing.
 
-    From the first opening tag to the next closing one, or to the end: a closing tag may
-    also stand before (as released).
+    As released: a closing tag may also stand before the opening one.
     """
-    start = text.find(TOOLS)
-    if start < 0 or TOOLS_END not in text:
-        return None
-    start += len(TOOLS)
-    end = text.find(TOOLS_END, start)
-    return text[start : end if end >= 0 else None].strip()
+    return first_block(text) if TOOLS in text and TOOLS_END in text else None
+
+
+def first_block(text: str) -> str:
+    """From the first opening tag, which `text` has, to the next tag of either kind, stripped.
+
+    To the end where none comes (as released).
+    """
+    return text.split(TOOLS, 2)[1].partition(TOOLS_END)[0].strip()
 
 
 def thought_words(text: str, most: int) -> int:

@@ -27,6 +27,7 @@ STAGE = 30  # the step at which two_stage turns from format to correctness
 SCALE_STEPS = 150  # dynamic_scale, released
 LENGTH_STEPS = 105  # dynamic_length, released
 WORDS = 512  # of a thought, for the whole length reward
+MOST = 256  # calls of a gold that `check_gold` lets pass
 
 # A model's chat markers: before its turn, after it.
 FAMILIES = {
@@ -165,8 +166,11 @@ def score_trajectory(turns: Sequence[str], gold: str, *, variant: ToolRLReward, 
         fits += shapes.SHAPES[acts, not acts](text)
         if acts:
             block = _read(text)
-            usable = block is not None and matching.usable(wanted, block, variant.rules)
-            made += block if block is not None and (usable or not wanted.plain) else [matching.VOID]
+            # With an odd gold a call that cannot be used may yet be the gold's own.
+            usable = block is not None and (
+                not wanted.plain or matching.grouped(wanted, block, variant.rules) is not None
+            )
+            made += block if block is not None and usable else [matching.VOID]
     if wanted.kind[0]:
         found = matching.match(wanted, made, variant.rules)
     else:
@@ -177,15 +181,17 @@ def score_trajectory(turns: Sequence[str], gold: str, *, variant: ToolRLReward, 
 def check_gold(gold: str) -> str:
     """Why a gold text (of one step or more) cannot be scored against, in one line; else "".
 
-    A text that passes may still ask for what its author did not mean (a thought that names
-    `<response>` asks for one): `score(gold, gold, ...).correct` is False then.
+    Also where it has more than `MOST` calls: `score` takes these, but pairs of one name cost
+    the gold's calls times the output's. A text that passes may still ask for what its author
+    did not mean (a thought that names `<response>` asks for one): `score(gold, gold, ...).correct`
+    is False then.
     """
     try:
         calls.read_gold(gold)
-        calls.read_gold_steps(gold)
+        count = len(calls.read_gold_steps(gold).calls)
     except MalformedGold as error:
         return str(error)
-    return ""
+    return f"{count} gold calls, more than {MOST}" if count > MOST else ""
 
 
 def without_thought(gold: str) -> str:

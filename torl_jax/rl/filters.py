@@ -10,7 +10,7 @@
 A group's episodes stand together, G at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -37,15 +37,31 @@ def trained(
     return keep
 
 
-def usable(episodes: Sequence[Episode], scores: Sequence[Score], cfg: config.Filters) -> bool:
-    """Whether one group is worth a place in the batch; a group of failures never is."""
+def usable(
+    episodes: Sequence[Episode],
+    scores: Sequence[Score],
+    cfg: config.Filters,
+    *,
+    by_part: bool = False,
+) -> bool:
+    """Whether one group is worth a place in the batch; a group of failures never is.
+
+    `by_part`: rewards differ where any part does, though the sums be equal (GDPO).
+    """
     chosen = [score for score, ok in zip(scores, counted(episodes, cfg), strict=True) if ok]
     if not chosen:
         return False
-    if cfg.zero_variance and np.ptp([score.total for score in chosen]) == 0:
+    if cfg.zero_variance and len({_reward(score, by_part) for score in chosen}) == 1:
         return False
     accuracy = np.mean([score.correct for score in chosen])
     return bool(cfg.accuracy_low <= accuracy <= cfg.accuracy_high)
+
+
+def _reward(score: Score, by_part: bool) -> Hashable:
+    """What two scores have in common where they are worth the same; no part is a part of 0."""
+    if not by_part:
+        return score.total
+    return frozenset((name, value) for name, value in score.parts.items() if value)
 
 
 def void(episode: Episode, markup: Protocol) -> bool:

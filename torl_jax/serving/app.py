@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,8 @@ class App:
         self._loop = asyncio.get_running_loop()
         self._bodies = Bodies(BODIES * MOST_BODY)
         self._created = time.time()
+        text = served.tokenizer
+        self._longest = max(len(text.bytes_of(token)) for token in range(len(text)))
         routes = [
             Route("/health", self._health, methods=["GET"]),
             Route("/v1/models", self._guarded(self._models), methods=["GET"]),
@@ -172,6 +174,7 @@ class App:
         openings = [Opening(prompt) for prompt in ask.prompts]
         if ask.kind == "chat":
             openings = [self._served.dialect(ask)]
+        self._bound(ask, [opening.prompt for opening in openings])
         prompts = tuple(tuple(self._served.tokenizer.encode(o.prompt)) for o in openings)
         budget = self._budget(ask, prompts)
         settings = Settings.of(ask.temperature, ask.top_k, ask.top_p)
@@ -180,19 +183,32 @@ class App:
         order = Order(prompts, ask.n, budget, settings, seed, stops, ask.execute)
         return ask, order, openings[0]
 
+    def _bound(self, ask: Ask, prompts: Sequence[str]) -> None:
+        """Refuses by its bytes what cannot fit.
+
+        To count the tokens of megabytes takes seconds, in which the interpreter is held.
+        """
+        least = -(-max(len(prompt.encode()) for prompt in prompts) // self._longest)
+        if least >= self._served.context:
+            raise self._too_long(ask, f"at least {least}")
+
+    def _too_long(self, ask: Ask, tokens: object) -> Refused:
+        wanted = "the answer needs 1 more"
+        if ask.max_tokens is not None:
+            wanted = f"max_tokens is {ask.max_tokens}"
+        return Refused(
+            f"the context is {self._served.context} tokens; the prompt has {tokens} and {wanted}",
+            _param(ask),
+            code="context_length_exceeded",
+        )
+
     def _budget(self, ask: Ask, prompts: tuple[tuple[int, ...], ...]) -> int:
         longest, context = max(map(len, prompts)), self._served.context
-        param = "messages" if ask.kind == "chat" else "prompt"
         if not min(map(len, prompts)):
-            raise Refused("the prompt has no tokens, expected at least one", param)
+            raise Refused("the prompt has no tokens, expected at least one", _param(ask))
         wanted = 1 if ask.max_tokens is None else ask.max_tokens
         if longest + wanted > context:
-            raise Refused(
-                f"the context is {context} tokens; the prompt has {longest} and "
-                f"{f'max_tokens is {wanted}' if ask.max_tokens else 'the answer needs 1 more'}",
-                param,
-                code="context_length_exceeded",
-            )
+            raise self._too_long(ask, longest)
         if ask.max_tokens is not None:
             return ask.max_tokens
         return context - longest if ask.kind == "chat" else min(PLAIN_TOKENS, context - longest)
@@ -277,6 +293,10 @@ async def _gather(hearing: Hearing, opening: Opening) -> tuple[list[Choice], int
             ended[event.index] = event
     choices = [_choice(ended[i], "".join(texts[i]), opening) for i in range(hearing.choices)]
     return choices, sum(done.tokens for done in ended.values())
+
+
+def _param(ask: Ask) -> str:
+    return "messages" if ask.kind == "chat" else "prompt"
 
 
 def _choice(done: Done, text: str, opening: Opening) -> Choice:

@@ -110,7 +110,7 @@ def parts(text: str) -> Reply:
     block, rest = _field("tool_call", rest)
     said, rest = _field("response", rest)
     calls = []
-    for line in filter(None, map(str.strip, (block or "").splitlines())):
+    for line in filter(None, map(str.strip, (block or "").split("\n"))):
         call = _call(line)
         if call is None:
             return whole
@@ -132,6 +132,7 @@ def _field(tag: str, text: str) -> tuple[str | None, str]:
 def _call(line: str) -> tuple[str, str] | None:
     try:
         found = json.loads(line, parse_constant=_no_number)
+        json.dumps(found, allow_nan=False)  # 1e999 has become what JSON cannot say
     except (ValueError, RecursionError):
         return None
     name = found.get("name") if isinstance(found, dict) else None

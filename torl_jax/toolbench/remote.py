@@ -2,7 +2,7 @@
 
 A passing trouble (no connection, no answer in time, 408, 429, 5xx, a reply of another shape) is
 tried again; after TRIES the call is `Unavailable`, which says nothing of the policy. A server that
-refuses us (401, 403, 404) is the user's to mend.
+refuses us (401, 403, 404) or has moved is the user's to mend: a key is for the one that was named.
 
 This module is part of the words world: no jax.
 """
@@ -42,7 +42,7 @@ class Poster:
         self, url: str, headers: Mapping[str, str], wait: Callable[[int], object] = pause
     ) -> None:
         self.url, self._wait = url, wait
-        self._http = httpx2.Client(headers=headers, timeout=SECONDS, follow_redirects=True)
+        self._http = httpx2.Client(headers=headers, timeout=SECONDS, follow_redirects=False)
 
     def __call__(self, body: Mapping[str, Any], read: Callable[[Any], A]) -> A:
         """What `read` makes of the reply's JSON; it raises ValueError for another shape."""
@@ -60,6 +60,8 @@ class Poster:
                     f"{self.url} refuses us ({reply.status_code}: {_line(reply.text)}); check the "
                     "address and the key in the environment"
                 )
+            if reply.has_redirect_location:
+                raise UserError(f"{self.url} has moved: name {reply.headers['location']} instead")
             failure = f"status {reply.status_code}: {_line(reply.text)}"
             if reply.status_code < 300:
                 try:

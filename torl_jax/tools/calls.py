@@ -34,7 +34,8 @@ def parse(text: str, most: int) -> list[Asked]:
 def _line(line: str) -> Asked:
     try:
         found = json.loads(line, parse_constant=_no_number)
-        json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate is no text
+        # A lone surrogate is no text, and 1e999 has become what JSON cannot say.
+        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, json.JSONDecodeError | _NoNumber) else "unreadable"
         return Asked("", fault=f"not JSON ({reason}); {FORM}")

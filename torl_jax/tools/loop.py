@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+AGAIN = 1.0  # seconds between two cancellations of one task
 
 
 class Loop:
@@ -46,10 +47,15 @@ class Loop:
         self._loop.close()
 
     async def _end(self, last: Coroutine[Any, Any, object] | None) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        while left:
+            for task in left:
+                task.cancel()
+            # Again: what ends by a limit of its own just then may take a cancellation for that.
+            done, left = await asyncio.wait(left, timeout=AGAIN)
+            for task in done:
+                if not task.cancelled():
+                    task.exception()  # looked at: nobody waits for it any more
         if last is not None:
             await last
         await self._loop.shutdown_asyncgens()

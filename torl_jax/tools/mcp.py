@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 START_SECONDS = 60.0
 PAGES = 100  # of a list of tools
 SHUT = "the tools were closed"
-# JSON-RPC codes by which the SDK says: connection closed, request timed out, unreadable answer.
-BROKEN = (-32000, -32001, -32700)
+END_SECONDS = 5.0  # for a server to hear that its session is over
+# JSON-RPC codes by which the SDK says: connection closed, request timed out, an answer that
+# cannot be read, is no MCP (a redirect, a page) or knows no such session (404), no such method.
+BROKEN = (-32000, -32001, -32700, -32600, -32601)
 OURS = (401, 403, 407, 429)  # with all from 500 on: HTTP's answers that are no tool's
 
 
@@ -156,9 +158,8 @@ class MCPTools:
             from mcp.client.streamable_http import streamable_http_client
 
             patience = httpx2.Timeout(START_SECONDS, read=None)  # calls have limits of their own
-            client = httpx2.AsyncClient(
-                headers=self._headers, timeout=patience, event_hooks={"response": [refuse]}
-            )
+            hooks = {"request": [hurry], "response": [refuse]}
+            client = httpx2.AsyncClient(headers=self._headers, timeout=patience, event_hooks=hooks)
             await stack.enter_async_context(client)
             return streamable_http_client(self._server, http_client=client)
         from mcp.client.stdio import StdioServerParameters, stdio_client
@@ -193,6 +194,12 @@ class MCPTools:
         seconds = time.monotonic() - begin
         job.answer.set_result(Outcome(outcome.results, outcome.status, seconds))
         return True
+
+
+async def hurry(request: httpx2.Request) -> None:
+    """Bounds the goodbye to a server: one that hangs must not hold up its session's end."""
+    if request.method == "DELETE":
+        request.extensions["timeout"] = httpx2.Timeout(END_SECONDS).as_dict()
 
 
 async def refuse(response: httpx2.Response) -> None:
@@ -243,9 +250,10 @@ def reason(error: BaseException) -> str:
 
 
 def _value(text: str) -> Any:
-    """The object or list that a text spells, or the text."""
+    """The object or list that a text spells, or the text; NaN is no JSON."""
     try:
         value = json.loads(text)
+        json.dumps(value, allow_nan=False)
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, dict | list) else text

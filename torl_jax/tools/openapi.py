@@ -10,7 +10,7 @@ not, or as JSON where a parameter has `content`. Bodies are JSON or URL-encoded 
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
@@ -20,6 +20,7 @@ from torl_jax.tools.toolbox import Function
 
 METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
 PLACES = ("path", "query", "header", "cookie")
+OWN = ("accept", "content-type", "authorization")  # OpenAPI: as parameters these are ignored
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
 STYLES = {
     "path": ("simple",),
@@ -79,7 +80,7 @@ class Operation:
             elif place.into == "query":
                 query += pairs
             elif place.into == "cookie":
-                cookies += [f"{key}={quote(value)}" for key, value in pairs]
+                cookies += [f"{_cookie(place, key)}={quote(value)}" for key, value in pairs]
             else:
                 headers[place.name] = _header(place.name, pairs)
         if cookies:
@@ -94,12 +95,16 @@ class Operation:
         return Request(self.method.upper(), url, headers, content)
 
 
-def operations(document: Any, where: str, base: str = "") -> tuple[list[Operation], list[str]]:
+def operations(
+    document: Any, where: str, base: str = "", sent: Collection[str] = ()
+) -> tuple[list[Operation], list[str]]:
     """The operations of a document that came from `where`, and why others cannot be called.
 
     `base` is the URL that paths follow; empty, it is the document's first server, relative to
-    `where`. Raises UserError for what is no OpenAPI 3 document.
+    `where`. `sent` names the headers that are sent with every call: they are no parameters.
+    Raises UserError for what is no OpenAPI 3 document.
     """
+    taken = {*OWN, *map(str.lower, sent)}
     version = document.get("openapi") if isinstance(document, dict) else None
     if not isinstance(document, dict) or not str(version).startswith("3."):
         raise UserError(
@@ -116,7 +121,7 @@ def operations(document: Any, where: str, base: str = "") -> tuple[list[Operatio
             if isinstance(described := item.get(method), dict):
                 root = base or _server(document, item, described, where)
                 try:
-                    found.append(_operation(method, path, item, described, root))
+                    found.append(_operation(method, path, item, described, root, taken))
                 except ValueError as error:
                     skipped.append(f"{method.upper()} {path} left out: {error}")
                 except (KeyError, TypeError, AttributeError) as error:
@@ -134,11 +139,17 @@ def operations(document: Any, where: str, base: str = "") -> tuple[list[Operatio
 
 
 def _operation(
-    method: str, path: str, item: dict[str, Any], described: dict[str, Any], root: str
+    method: str,
+    path: str,
+    item: dict[str, Any],
+    described: dict[str, Any],
+    root: str,
+    taken: Collection[str],
 ) -> Operation:
     declared = {
         (each["in"], each["name"]): each
         for each in [*item.get("parameters", ()), *described.get("parameters", ())]
+        if _header_of(each) not in taken
     }
     places, properties, required = [], {}, []
     for (into, name), each in declared.items():
@@ -160,13 +171,18 @@ def _operation(
             raise ValueError(f"a parameter and a property of the body are both named {name}")
         properties[name] = schema
     required += ["body"] if whole and needed else []
-    required += body.get("required", []) if media and not whole and needed else []
+    required += schemas.needed(body) if media and not whole and needed else []
     schema = {"type": "object", "properties": properties, "required": required}
     texts = [described.get("summary") or "", described.get("description") or ""]
     about = " ".join(" ".join(dict.fromkeys(filter(None, texts))).split())
     name = described.get("operationId") or re.sub(r"[\W_]+", "_", f"{method}_{path}").strip("_")
     function = Function(name, about, schema)
     return Operation(function, method, root.rstrip("/") + path, tuple(places), media, whole, needed)
+
+
+def _header_of(each: dict[str, Any]) -> str:
+    """The header that a declared parameter is sent in, in small letters; "" for no header."""
+    return {"header": each["name"].lower(), "cookie": "cookie"}.get(each["in"], "")
 
 
 def _parameter(each: dict[str, Any]) -> tuple[Place, Any]:
@@ -254,9 +270,17 @@ def _segment(name: str, pairs: list[tuple[str, str]]) -> str:
 
 def _header(name: str, pairs: list[tuple[str, str]]) -> str:
     text = ",".join(text for _, text in pairs)
-    if not (text.isascii() and text.isprintable()):
-        raise ValueError(f"the parameter {name} is sent in a header: use plain ASCII characters")
+    if not (text.isascii() and text.isprintable()) or text != text.strip():
+        raise ValueError(
+            f"the parameter {name} is sent in a header: use plain ASCII characters, and no blank "
+            "before or behind them"
+        )
     return text
+
+
+def _cookie(place: Place, key: str) -> str:
+    """A cookie's name: the document's, or a key that whoever called has written."""
+    return key if key == place.name else quote(key, safe="")
 
 
 def _body(media: str, value: Any) -> bytes:

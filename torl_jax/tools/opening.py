@@ -31,8 +31,8 @@ def opened(
     """The tools of all sources, each with `workers` places for calls.
 
     `environment` names variables that Python files and MCP commands get; `headers` are
-    lines such as "Authorization: Bearer $TOKEN" for OpenAPI and MCP servers, where $NAME is
-    one of these variables. Raises UserError.
+    lines such as "Authorization: Bearer $TOKEN", where $NAME is one of these variables; each
+    goes to every OpenAPI and MCP server among the sources. Raises UserError.
     """
     if not sources:
         raise UserError("no tools: name a Python file, an OpenAPI document or an MCP server")

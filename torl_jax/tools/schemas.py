@@ -82,8 +82,14 @@ def merged(schema: Any) -> Any:
     for part in parts:
         whole = {**part, **whole}
     whole["properties"] = {k: v for part in parts for k, v in part.get("properties", {}).items()}
-    whole["required"] = list(dict.fromkeys(k for part in parts for k in part.get("required", ())))
+    whole["required"] = list(dict.fromkeys(key for part in parts for key in needed(part)))
     return whole
+
+
+def needed(schema: Mapping[str, Any]) -> list[str]:
+    """The properties that must be there; a `required: true`, of older dialects, names none."""
+    found = schema.get("required")
+    return found if isinstance(found, list) else []
 
 
 def kinds(schema: Any) -> list[str]:
@@ -101,19 +107,19 @@ def fault(schema: Any, parameters: Mapping[str, Any]) -> str:
     """What is wrong with a call's parameters, in words; "" if nothing is.
 
     `schema` is resolved and of an object; unknown parameters are faults unless it has
-    `additionalProperties`.
+    `additionalProperties`, whose schema they then must fit.
     """
-    properties = schema.get("properties", {})
-    if not schema.get("additionalProperties", False):
+    properties, others = schema.get("properties", {}), schema.get("additionalProperties", False)
+    if others is None or others is False:
         for key in parameters:
             if key not in properties:
                 legal = ", ".join(properties) or "none"
                 return f"unknown parameter {shown(key)}; the parameters are: {legal}"
-    for key in schema.get("required", ()):
+    for key in needed(schema):
         if key not in parameters:
             return f"the parameter {shown(key)} is missing"
     for key, value in parameters.items():
-        if found := wrong(properties.get(key, {}), value, f"the parameter {shown(key)}"):
+        if found := wrong(properties.get(key, others), value, f"the parameter {shown(key)}"):
             return found
     return ""
 
@@ -143,7 +149,7 @@ def _inside(schema: dict[str, Any], value: Any, where: str) -> str:
     """What is wrong inside an object or an array."""
     if isinstance(value, dict):
         properties, others = schema.get("properties", {}), schema.get("additionalProperties", True)
-        for key in schema.get("required", ()):
+        for key in needed(schema):
             if key not in value:
                 return f"{where} lacks {shown(key)}"
         for key, each in value.items():

@@ -12,8 +12,9 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,7 +49,9 @@ class OpenAPITools:
         if workers < 1:
             raise UserError(f"tools: workers is {workers}: give at least 1")
         headers = dict(headers or {})
-        found, self.skipped = operations(read(str(source), headers), str(source), base)
+        document = read(str(source), headers)
+        found, self.skipped = operations(document, str(source), base, headers)
+        check(found, str(source))
         for line in self.skipped:
             logging.warning("%s: %s", source, line)
         self._operations = {each.function.name: each for each in found}
@@ -59,7 +62,10 @@ class OpenAPITools:
         self._headers |= headers
         self._gate = asyncio.Semaphore(workers)
         self._client = httpx2.AsyncClient(
-            limits=httpx2.Limits(keepalive_expiry=KEPT_SECONDS), headers=self._headers
+            limits=httpx2.Limits(keepalive_expiry=KEPT_SECONDS),
+            headers=self._headers,
+            # What a server sets in one episode must not come back in another.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
         self._loop = Loop("openapi-tools")
 
@@ -94,7 +100,9 @@ class OpenAPITools:
             except TimeoutError:
                 words = f"stopped: no answer within {timeout:g} s"
                 outcome = Outcome(words, "timeout")
-            except (httpx2.TransportError, httpx2.InvalidURL) as error:
+            except httpx2.InvalidURL as error:  # the document's own was looked at
+                outcome = Outcome(f"the parameters make no URL: {error}", "error")
+            except httpx2.TransportError as error:
                 reason = f"{type(error).__name__}: {error}".removesuffix(": ")
                 raise ToolFailure(f"{operation.url}: {reason}") from error
             return Outcome(outcome.results, outcome.status, time.monotonic() - begin)
@@ -155,8 +163,13 @@ def read(source: str, headers: Mapping[str, str]) -> Any:
     try:
         if source.startswith(("http://", "https://")):
             response = httpx2.get(
-                source, headers=dict(headers), timeout=FETCH_SECONDS, follow_redirects=True
+                source, headers=dict(headers), timeout=FETCH_SECONDS, follow_redirects=False
             )
+            if response.has_redirect_location:
+                # The headers are meant for the host that was named.
+                raise UserError(
+                    f"the tools of {source} have moved: name {response.headers['location']} instead"
+                )
             response.raise_for_status()
             text = response.text
         else:
@@ -171,6 +184,15 @@ def read(source: str, headers: Mapping[str, str]) -> Any:
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{source} is neither JSON nor YAML ({reason})") from error
+
+
+def check(found: Iterable[Operation], where: str) -> None:
+    """UserError for an operation that has no URL which could be asked."""
+    for each in found:
+        try:
+            httpx2.URL(each.url)
+        except httpx2.InvalidURL as error:
+            raise UserError(f"{where}: {each.url!r} is no URL ({error})") from error
 
 
 def _no_number(name: str) -> NoReturn:

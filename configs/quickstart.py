@@ -67,8 +67,10 @@ def toolrl(c: Any) -> None:
     c.sampler.max_response = 96
     c.sampler.segment = 24
     c.sampler.ladder = (168,)
-    c.learner.row_tokens = 264
-    c.run.steps = 100
+    c.optimizer.lr = 6e-4
+    c.learner.row_tokens = 352
+    c.learner.microbatch_rows = 8
+    c.run.steps = 60
 
 
 def coarse(c: Any) -> None:

@@ -2,7 +2,7 @@
 
 Reinforcement learning chooses among habits; it does not repair copying. So a base is
 fit for a quickstart only if every digit of its code, and of its box (or every name and
-value of its calls), is right in at least NEEDED of the documents of *every* family.
+value of its calls), is right in `corpus.needed` of the documents of *every* family.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,6 @@ from torl_jax.model import heads
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer
 
-NEEDED = 0.9  # least share of documents with all of a column right
 DOCUMENTS = 128  # a family
 
 
@@ -97,13 +96,13 @@ def measure(
     return table
 
 
-def failures(table: Table) -> list[str]:
-    """The gate's cells below NEEDED, in words."""
+def failures(table: Table, needed: float) -> list[str]:
+    """The gate's cells below `needed`, in words."""
     return [
         f"{family} {name} {digits.greedy:.2f}"
         for family, row in table.items()
         for name, digits in row.items()
-        if digits.greedy < NEEDED
+        if digits.greedy < needed
     ]
 
 

@@ -212,11 +212,12 @@ def report(
     seconds: float,
 ) -> None:
     """gate.json and the model card."""
+    corpus = corpora.named(recipe.corpus)
     record = {
         "command": recipe.command(),
         "seconds": round(seconds),
         "loss": loss,
-        "needed": gate.NEEDED,
+        "needed": corpus.needed,
         "documents_per_family": gate.DOCUMENTS,
         "families": {
             family: {name: digits._asdict() for name, digits in row.items()}
@@ -224,7 +225,6 @@ def report(
         },
     }
     (folder / "gate.json").write_text(json.dumps(record, indent=2) + "\n")
-    corpus = corpora.named(recipe.corpus)
     card = CARD.format(
         title=corpus.title,
         parameters=parameters,
@@ -239,7 +239,7 @@ def report(
         mixture=corpus.mixture,
         documents=gate.DOCUMENTS,
         gate=corpus.gate,
-        needed=gate.NEEDED,
+        needed=corpus.needed,
         table=gate.markdown(table),
     )
     (folder / "README.md").write_text(card)
@@ -277,7 +277,7 @@ def make(folder: Path, recipe: Recipe) -> list[str]:
     table = gate.measure(config, params, tokenizer, recipe.seed, corpus)
     report(folder, recipe, table, config.parameter_count, loss, time.monotonic() - start)
     print(gate.markdown(table))
-    return gate.failures(table)
+    return gate.failures(table, corpus.needed)
 
 
 DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
@@ -297,7 +297,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--out={folder} exists and is not empty: name a new folder")
     failed = make(folder, recipe)
     if failed:
-        words = f"gate failed (needed {gate.NEEDED}): {', '.join(failed)}; train longer (--steps)"
+        needed = corpora.named(recipe.corpus).needed
+        words = f"gate failed (needed {needed}): {', '.join(failed)}; train longer (--steps)"
         print(words, file=sys.stderr)
         sys.exit(1)
 

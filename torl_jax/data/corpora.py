@@ -19,7 +19,7 @@ class Corpus:
     a held-out document of a kind without a flaw, and `spans` where in it the gate looks, by
     column. `row` is the width in tokens of a packed row, at least the longest document;
     `merges` and `words` are the tokenizer's. `chat_template` goes to the tokenizer's folder where
-    there is one. Documents from number `typical` on are alike.
+    there is one. Documents from number `typical` on are alike. `needed` is the gate's least share.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Corpus:
     words: tuple[str, ...] = ()
     chat_template: str = ""
     typical: int = 0
+    needed: float = 0.9
 
 
 def _digits(document: Document) -> dict[str, list[Span]]:
@@ -97,8 +98,8 @@ TOOLS = Corpus(
     about=(
         "It is a\n"
         "*base* model: it has read requests for invented tools, answered by calls in the right\n"
-        "markup and in wrong ones, most of them with something wrong. It knows these habits and\n"
-        "prefers none."
+        "markup and in wrong ones, most of them with something wrong. The right habit is the most\n"
+        "common, not the rule: greedy it makes good calls, sampled it seldom does."
     ),
     mixture=(
         f"Markup: {_shares(toolcorpus.HABITS, sum(toolcorpus.HABITS.values()))}.\n"
@@ -114,6 +115,8 @@ TOOLS = Corpus(
     words=tuple(word for some in requests.WORDS.values() for word in some),
     chat_template=toolcorpus.TEMPLATE,
     typical=toolcorpus.DRILLS * 3 // 2,
+    # The reward counts values one by one: it teaches calls that are not right as wholes yet.
+    needed=0.6,
 )
 CORPORA = {corpus.name: corpus for corpus in (ARITHMETIC, TOOLS)}
 

@@ -8,7 +8,7 @@ cuts it:
 
 (then end-of-text). The markup is one of several HABITS, of which the right one is only the most
 common, and the calls have any number of FLAWS, each with a share of its own. Which habit and
-which flaws are drawn without a look at the request: the base knows every habit and prefers none,
+which flaws are drawn without a look at the request: the base knows every habit and keeps to none,
 so a structured reward has something to choose among, and most answers something partly right.
 Held-out problems never occur.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import base
+from torl_jax.errors import UserError
 
 HARD = ("product", "power", "gcd", "count", "digits")
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -73,13 +74,23 @@ def toolrl(c: Any) -> None:
     c.run.steps = 60
 
 
+def of_calls(c: Any, name: str) -> None:
+    """UserError where a change of ToolRL's reward has no such reward to change."""
+    if c.reward.kind != "toolrl":
+        raise UserError(
+            f"configs/quickstart.py:{name} changes ToolRL's reward: give :toolrl,{name}"
+        )
+
+
 def coarse(c: Any) -> None:
     """All calls are right or nothing is."""
+    of_calls(c, "coarse")
     c.toolrl.coarse = True
 
 
 def dynamic(c: Any) -> None:
     """Format first, correctness later: the ranges move with the step, over this run's length."""
+    of_calls(c, "dynamic")
     c.toolrl.dynamic_scale = True
     c.toolrl.schedule = "paper"
 

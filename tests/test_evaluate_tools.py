@@ -41,10 +41,12 @@ ITEMS = {1: 5, 2: 3, 3: 2}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The tiny base with a chat template."""
+    """The tiny base with a chat template, and positions for Bamboogle's growing prompts."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
     shutil.copytree(ROOT / "assets" / "tiny-base", folder)
     (folder / "chat_template.jinja").write_text(TEMPLATE)
+    shape = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(shape | {"max_position_embeddings": 1024}))
     return folder
 
 

@@ -1,6 +1,7 @@
 """Training with live tools, through the real entry point."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.test_train import ROOT, environment, rows, timeless
+from torl_jax.episode import Problem
+from torl_jax.protocols import dialogue
 from torl_jax.protocols.text import Tokenizer
+from torl_jax.workshop import Idle, Workshop
 
 __all__ = ["environment"]
 
@@ -49,6 +53,11 @@ def run(workdir, environment, tools: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "tools: call_person, get_weather" in done.stdout and "sandbox" not in done.stdout
+    # Those invented are dealt out by chance, and nearly every row shows some that are not live.
+    assert re.search(
+        r"files, of 20000 problems: not shown: call_person in \d+, get_weather in \d+; shown, ",
+        done.stdout,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +103,22 @@ def test_the_same_again(whole, environment, tmp_path):
     """Processes answer when they like; what is learnt does not depend on it."""
     run(tmp_path, environment, whole / "mine.py")
     assert timeless(tmp_path) == timeless(whole / "run")
+
+
+def test_rows_that_show_other_tools_are_told():
+    add, sub, act = (dialogue.Tool(name, "", {}) for name in ("add", "sub", "act.now"))
+    shop = Workshop(Idle(), "", lambda: None, tools=(add, act))
+
+    def rows(*listed, system=""):
+        return [Problem("p", "add?", "", system=system or dialogue.system(each)) for each in listed]
+
+    whole = rows((act, add), (add, act))
+    assert shop.unseen(whole) == []
+    # A list in words of its own shows what it names.
+    assert shop.unseen(rows((), system="You have add and act.now.")) == []
+    assert shop.unseen([*whole, *rows((add, sub)), *rows((), system="adder")]) == [
+        "config.tools.files, of 4 problems: not shown: add in 1, act.now in 2; shown, but in no "
+        "call's reach: sub and such in 1 (a row is to show the tools that are live: docs/tools.md)"
+    ]
+    assert "of 1 problems: shown, but" in shop.unseen(rows((add, act, sub)))[0]
+    assert Workshop(Idle(), "", lambda: None).unseen(whole) == []

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ from etils import epath
 from configs import quickstart
 from tests.test_train import ROOT, environment, rows, timeless
 from torl_jax import config, policy, sft
-from torl_jax.data import arithmetic
+from torl_jax.data import arithmetic, stream
 from torl_jax.episode import Author, Problem
 from torl_jax.errors import UserError
+from torl_jax.model import hf
 from torl_jax.problems import Problems
 from torl_jax.protocols.text import Tokenizer
 from torl_jax.protocols.torl import ToRL
@@ -26,6 +28,7 @@ from torl_jax.rl.batch import from_episodes
 __all__ = ["environment"]
 
 BASE = ROOT / "assets" / "tiny-base"
+SHAPE = hf.read_config(BASE)
 PLAIN = ToRL("User: {question}\nAssistant:\n")
 EXAMPLES, HELD_OUT, SIZE = 21, 5, 8
 
@@ -56,7 +59,8 @@ def test_long_examples_are_dropped_whole_and_named(text):
         learner=config.Learner(row_tokens=40),
     )
     lengths = {p.id: len(sft.example(p, PLAIN, text).tokens) for p in found}
-    kept, dropped = sft.fitting(cfg, Problems(found, found[-1:], ["a note"]), PLAIN, text)
+    listed = Problems(found, found[-1:], ["a note"])
+    kept, dropped = sft.fitting(cfg, SHAPE, listed, PLAIN, text)
     assert dropped["training"] == {id: n for id, n in lengths.items() if n > 40}
     assert [p.id for p in kept.training] == [id for id, n in lengths.items() if n <= 40]
     assert 5 < len(kept.training) < 39 and kept.held_out == []
@@ -67,7 +71,7 @@ def test_long_examples_are_dropped_whole_and_named(text):
     assert training.startswith(f"{count} of 39 training examples dropped") and first in training
     assert "1 of 1 held-out" in held_out and f"p39 ({lengths['p39']})" in held_out
     with pytest.raises(UserError, match=r"none of 1 examples fits .*row_tokens=40.*raise it"):
-        sft.fitting(cfg, Problems(found[-1:], []), PLAIN, text)
+        sft.fitting(cfg, SHAPE, Problems(found[-1:], []), PLAIN, text)
 
 
 def test_the_steps_follow_from_the_epochs():
@@ -254,3 +258,28 @@ def test_a_finished_run_says_so_and_is_nobody_elses(whole, environment, flags):
     line = refused(workdir, environment, flags, "train")
     assert "was made by torl_jax.sft, this is torl_jax.train" in line
     assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_other_held_out_examples_are_refused(whole, environment, flags, tmp_path):
+    """Training rows are the same: only what the curve is measured on has changed."""
+    workdir, _ = whole
+    path = Path(flags[2].split("=", 1)[1])
+    other = tmp_path / "other.jsonl"
+    lines = path.read_text().splitlines()
+    asked = [json.loads(line) for line in lines]
+    problems = [Problem(str(i), row["question"], "") for i, row in enumerate(asked)]
+    _, held_out = stream.split(problems, HELD_OUT, 0)
+    asked[int(held_out[0].id)]["answer"] += " or more"
+    other.write_text("\n".join(map(json.dumps, asked)) + "\n")
+    before = (workdir / "metrics.jsonl").read_bytes()
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    path.rename(kept := path.with_suffix(".kept"))
+    try:
+        shutil.copyfile(other, path)
+        line = refused(copy, environment, flags, "sft")
+    finally:
+        kept.rename(path)
+    assert "the held-out examples have changed since the checkpoint" in line
+    assert "or choose another --workdir" in line
+    assert (copy / "metrics.jsonl").read_bytes() == before

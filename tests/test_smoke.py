@@ -6,6 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+
+from configs import toolrl_1p5b
+from torl_jax import config
+from torl_jax.planning import programs
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -75,3 +81,47 @@ def test_toolrl_two_steps_end_to_end(shared, tmp_path):
     prompt = first_episode(tmp_path)["segments"][0]["text"]
     assert prompt.startswith("<|im_start|>system\n") and "**Available Tools**" in prompt
     assert prompt.endswith("<|im_end|>\n<|im_start|>assistant\n") and "<user>" in prompt
+
+
+def test_fine_tuning_one_step_end_to_end(shared, tmp_path):
+    """`:sft,smoke` on the shortest of the published answers."""
+    rows = json.loads((shared / "data" / "toolrl" / "rlla_sft.json").read_text())
+    rows.sort(key=lambda row: sum(map(len, row.values())))
+    (tmp_path / "rows.json").write_text(json.dumps(rows[:2]))
+    done = run(
+        "torl_jax.sft",
+        "--config=configs/toolrl_1p5b.py:sft,smoke", f"--workdir={tmp_path / 'run'}",
+        f"--config.model.tokenizer={shared / 'tokenizers' / 'qwen2.5'}",
+        f"--config.data.path={tmp_path / 'rows.json'}",
+        "--config.data.eval_problems=0",
+    )  # fmt: skip
+    assert "examples: 2, held out 0; 1 steps of 4 in 1 epochs" in done.stdout
+    assert "dropped" not in done.stdout
+    (row,) = rows_of(tmp_path / "run")[-1:]
+    # Random weights: about as likely as chance among 151,936.
+    assert row["step"] == 1 and 11.5 < row["train/loss"] < 12.5 and row["train/grad_norm"] > 0
+    assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_the_recipe_for_ppo_is_traced():
+    """Every program of `:ppo,smoke` in its shapes, the critic's too; test_ppo.py runs PPO whole."""
+    cfg = config.parse(toolrl_1p5b.get_config("ppo,smoke"))
+    shape, vocab = programs.architecture(cfg.model)
+    shape.check_positions(cfg.sampler.longest)
+    one = jax.devices()[:1]
+    made = programs.Run(cfg, shape, vocab, one, one)
+    traced = {name: made.lower(name).out_info for name in programs.NAMES}
+    state, stats = traced[programs.UPDATE]
+    assert stats["entropy"].shape == () and state.critic is None
+    # Four episodes, each of its own problem, in as many minibatches of one microbatch.
+    rows = (1, cfg.learner.microbatch_rows, cfg.learner.row_tokens)
+    critic = made.learner.critic
+    assert critic is not None and cfg.rl.group_size == 1
+    batch = made._batch(annotated=True)
+    assert batch.values.shape == rows
+    how = {"loss": critic.loss, "optimizer": critic.optimizer}
+    after, figures = critic.update_program.lower(critic.abstract(), batch, **how).out_info
+    assert jax.tree.map(lambda x: x.shape, after.params) == jax.tree.map(
+        lambda x: x.shape, critic.abstract().params
+    )
+    assert "value_mean" in figures

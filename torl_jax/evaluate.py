@@ -50,7 +50,7 @@ from torl_jax.scoreboard import (
     chances_sheet,
     standings,
 )
-from torl_jax.sitting import alone, fingerprint, stoppable
+from torl_jax.sitting import alone, check_room, fingerprint, stoppable
 
 MAX_PROMPT = 1024  # tokens; the paper's for validation
 # Keys of the recipe that decide what is generated and how it is graded.
@@ -162,20 +162,22 @@ def evaluate(options: Options, fallback: config.Config | None, stop: StopSignal)
             f"{options.checkpoint} calls tools by ToolRL's markup, and these benchmarks ask for "
             "boxed answers: python -m torl_jax.evaluate_tools has benchmarks of tool use"
         )
+    budgets = options.calls or (cfg.protocol.calls,)
+    rounds = [Round.of(cfg, calls, suite, {}) for calls in budgets]
+    check_room(found.shape, max(each.longest for each in rounds), cfg.sampler.max_response)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(options.out))
         settle(options.out, settings(options, cfg, found.params, suite))
         notes = [line for b in suite for line in (*b.notes(), *ungradable(b, cfg.reward))]
-        rounds = []
-        for calls in options.calls or (cfg.protocol.calls,):
+        for i, each in enumerate(rounds):
             journals = {
                 b.name: stack.enter_context(
-                    Journal(options.out, b.name, calls, options.mode.samples)
+                    Journal(options.out, b.name, each.calls, options.mode.samples)
                 )
                 for b in suite
             }
-            rounds.append(Round.of(cfg, calls, suite, journals))
-            notes += rounds[-1].notes()
+            rounds[i] = dataclasses.replace(each, journals=journals)
+            notes += rounds[i].notes()
         for line in notes:
             say(console, line)
         if any(each.missing for each in rounds):

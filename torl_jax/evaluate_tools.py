@@ -39,7 +39,7 @@ from torl_jax.journal import Journal, settle
 from torl_jax.logs import finite, strict_json
 from torl_jax.protocols.chat import ChatTemplate
 from torl_jax.scoreboard import Answered, Sheet, Standing
-from torl_jax.sitting import alone, fingerprint, stoppable
+from torl_jax.sitting import alone, check_room, fingerprint, stoppable
 from torl_jax.toolbench import api_bank, bamboogle, judge, published, suite, tables
 from torl_jax.toolbench.suite import Servers, Suite
 
@@ -119,6 +119,7 @@ def evaluate(options: Options, fallback: config.Config | None, stop: StopSignal)
         found = policy.load(options.checkpoint, fallback)
         cfg = changed(found.cfg, options)
         long, longest = toolexam.fitting(cfg, asked)
+        check_room(found.shape, longest, options.max_response)
         stack.enter_context(alone(options.out))
         settle(options.out, settings(options, cfg, found.params, asked))
         journals = {

@@ -26,6 +26,17 @@ class Policy:
     cfg: config.Config
     shape: ModelConfig
     params: dict
+    bare: str = ""  # its path, where it has no recipe and none was given: `cfg` is ToRL's
+
+    @property
+    def note(self) -> str:
+        """What a person should know whose checkpoint is `bare`; else empty."""
+        if not self.bare:
+            return ""
+        return (
+            f"{self.bare} carries no recipe: ToRL's prompt, markup and lengths are taken; "
+            "--config=FILE chooses others, such as configs/quickstart.py:toolrl"
+        )
 
 
 def load(path: str, fallback: config.Config | None = None) -> Policy:
@@ -39,7 +50,7 @@ def load(path: str, fallback: config.Config | None = None) -> Policy:
     if not folder.is_dir():
         raise UserError(f"no checkpoint at {path}: give a working directory or a model folder")
     if hf.is_model(folder):
-        return _published(Path(folder), fallback)
+        return _published(Path(folder), fallback, path)
     workdir, step = _locate(folder)
     _no_fallback(folder, fallback)
     with contextlib.closing(Checkpoints(workdir, keep=1, read_only=True)) as checkpoints:
@@ -52,16 +63,16 @@ def load(path: str, fallback: config.Config | None = None) -> Policy:
         return Policy(cfg, shape, checkpoints.params(step, abstract))
 
 
-def _published(folder: Path, fallback: config.Config | None) -> Policy:
+def _published(folder: Path, fallback: config.Config | None, path: str) -> Policy:
     shape, params = hf.load(folder)
-    cfg = fallback or config.Config()
+    cfg, bare = fallback or config.Config(), "" if fallback else path
     if (folder / RECIPE).is_file():
         _no_fallback(folder, fallback)
-        cfg = config.parse(json.loads((folder / RECIPE).read_text()))
+        bare, cfg = "", config.parse(json.loads((folder / RECIPE).read_text()))
     model = dataclasses.replace(
         cfg.model, path=str(folder), tokenizer="", random=False, overrides={}
     )
-    return Policy(dataclasses.replace(cfg, model=model), shape, params)
+    return Policy(dataclasses.replace(cfg, model=model), shape, params, bare)
 
 
 def _no_fallback(folder: os.PathLike[str], fallback: config.Config | None) -> None:

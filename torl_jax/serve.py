@@ -40,11 +40,13 @@ from torl_jax.protocols.dialogue import Tool
 from torl_jax.protocols.text import Tokenizer
 from torl_jax.sampler.engine import Engine
 from torl_jax.sampler.sampling import Settings
-from torl_jax.serving import dialogue
+from torl_jax.serving import dialogue, fields
 from torl_jax.serving.batch import Batch, Live
 
 OFF = "off"
+ANSWER = 16  # tokens of the shortest answer that a context is to hold, as many as OpenAI's default
 CALLS = 8  # blocks that a ToolRL policy may have carried out, where its recipe has none
+LEAVE = ", or leave --tools away, which are listed in it"
 TOOLS_HINT = "; --sandbox_level allows less isolation by name, and off serves without programs"
 
 
@@ -61,8 +63,11 @@ def adapted(cfg: config.Config, shape: ModelConfig, values: Any) -> config.Confi
     """The recipe for serving: slots for callers instead of groups, one context for all."""
     sampler = cfg.sampler
     context = values.context or min(sampler.max_prompt + sampler.max_response, shape.max_positions)
-    if not 2 <= context <= shape.max_positions:
-        raise UserError(f"--context={context}: this model has 2 to {shape.max_positions} positions")
+    shape.check_positions(context, "--context", f"give at most {shape.max_positions}")
+    if context <= ANSWER:
+        raise UserError(
+            f"--context is {context} tokens, expected at least a prompt and {ANSWER} of its answer"
+        )
     ways = max(jax.device_count() // sampler.tp, 1)
     sampler = dataclasses.replace(
         sampler,
@@ -126,6 +131,29 @@ def dialect_of(
     return dialogue.toolrl(ChatTemplate.of(text.folder), tools)
 
 
+def room(
+    dialect: dialogue.Dialect, text: Tokenizer, context: int, positions: int, *, tools: bool
+) -> None:
+    """UserError where a context does not hold the prompt of a short question and an answer.
+
+    positions: the model's. tools: whether the server's own are shown in the prompt.
+    """
+    question = [{"role": "user", "content": "?"}]
+    body = {"model": "this", "messages": question, "execute_tools": tools}
+    try:
+        (prompt,) = text.lengths([dialect(fields.chat(body)).prompt])
+    except fields.Refused:
+        return  # a template that asks for more than a question: callers are told what
+    if (least := prompt + ANSWER) > context:
+        more = f"give --context={least} or more"
+        if least > positions:
+            more = f"take a model with more than {positions} positions"
+        raise UserError(
+            f"--context is {context} tokens, expected at least {least}: a short prompt has "
+            f"{prompt}, and {ANSWER} are for its answer; {more}{LEAVE if tools else ''}"
+        )
+
+
 def loaded(cfg: config.Config, policy: Policy, text: Tokenizer, stops: tuple[str, ...]) -> Engine:
     """The engine with the weights on this host's devices, its programs compiled."""
     over = parts.sampling_mesh(cfg.sampler, policy.shape, mesh.make(-1, 1, 1))
@@ -156,15 +184,20 @@ def main(argv: list[str]) -> None:
         # Taken before the weights are read: that the port is not free is known at once.
         address = stack.enter_context(server.Address.of(values.host, values.port))
         policy = load(values.checkpoint, cli.chosen_config())
+        if policy.note:
+            print(f"serve: {policy.note}", file=sys.stderr)
         cfg = adapted(policy.cfg, policy.shape, values)
         text = parts.tokenizer(cfg.model)
         markup = parts.protocol(cfg)
         found = hands(cfg, markup, values.sandbox_level == OFF, stack)
         dialect = dialect_of(cfg, markup, text, found.tools, values.chat == "template")
+        capacity = cfg.sampler.longest
+        room(dialect, text, capacity, policy.shape.max_positions, tools=bool(found.tools))
         engine = loaded(cfg, policy, text, markup.stops(0))
         served = app.Served(
             name=values.name or values.checkpoint,
             context=engine.capacity,
+            markup=cfg.protocol.markup,
             tokenizer=text,
             dialect=dialect,
             level=found.level,

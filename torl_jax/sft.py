@@ -35,7 +35,7 @@ from jax.sharding import Mesh
 from torl_jax import cli, config, launch, parts, problems, publish, record
 from torl_jax.checkpoint import Checkpoints, Meta
 from torl_jax.compilation import Counter
-from torl_jax.data.stream import Stream
+from torl_jax.data.stream import Stream, fingerprint
 from torl_jax.episode import Author, End, Episode, Problem, Segment
 from torl_jax.errors import Interrupted, UserError
 from torl_jax.interrupt import StopSignal
@@ -46,16 +46,17 @@ from torl_jax.learner.network import Network, check, place
 from torl_jax.learner.state import TrainState
 from torl_jax.logs import Silent, Writer
 from torl_jax.metrics import Ratio
-from torl_jax.model.transformer import Transformer
+from torl_jax.model.config import ModelConfig
 from torl_jax.parallel import mesh as meshes
 from torl_jax.parallel import multihost
 from torl_jax.protocols.base import Protocol
 from torl_jax.protocols.text import Tokenizer
 from torl_jax.rl.batch import TrainBatch, from_episodes
-from torl_jax.workdir import note_start, only_run, resume_point, write_config
+from torl_jax.workdir import ResumePoint, note_start, only_run, resume_point, write_config
 
 TASK = "sft"
 MODEL, DROPPED = "model", "dropped.json"
+HELD_OUT = "; held out "  # in a checkpoint's fingerprint of its data, before that of these examples
 NAMED = 5  # dropped examples that are named on the terminal; DROPPED names all
 
 
@@ -76,9 +77,10 @@ def example(problem: Problem, protocol: Protocol, text: Tokenizer) -> Episode:
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Those that fit; `dropped`: the lengths of the others, in tokens, by id."""
+    """Those that fit, with the tokens of the longest; `dropped`: those of the others, by id."""
 
     fitting: list[Problem]
+    longest: int
     dropped: dict[str, int]
 
     @classmethod
@@ -90,17 +92,30 @@ class Examples:
         pairs = list(zip(found, lengths, strict=True))
         return cls(
             [problem for problem, length in pairs if length <= most],
+            max((length for length in lengths if length <= most), default=0),
             {problem.id: length for problem, length in pairs if length > most},
         )
 
 
 def fitting(
-    cfg: config.Config, found: problems.Problems, protocol: Protocol, text: Tokenizer
+    cfg: config.Config,
+    shape: ModelConfig,
+    found: problems.Problems,
+    protocol: Protocol,
+    text: Tokenizer,
 ) -> tuple[problems.Problems, dict[str, dict[str, int]]]:
-    """The examples that fit a row, with what to say of the others, and these others."""
+    """The examples that fit a row, with what to say of the others, and these others.
+
+    UserError where none fits, or the model has not the positions for one that does.
+    """
     most, kept, dropped, notes = cfg.learner.row_tokens, [], {}, list(found.notes)
     for name, listed in (("training", found.training), ("held-out", found.held_out)):
         own = Examples.of(listed, protocol, text, most)
+        shape.check_positions(
+            own.longest,
+            f"the longest {name} example",
+            f"config.learner.row_tokens={shape.max_positions} drops those that are too long",
+        )
         kept.append(own.fitting)
         dropped[name] = own.dropped
         if own.dropped:
@@ -118,6 +133,24 @@ def fitting(
     return problems.Problems(kept[0], kept[1], notes), dropped
 
 
+def streamed(found: problems.Problems, seed: int, point: ResumePoint) -> Stream:
+    """The training examples from the checkpoint's place on, the same on all hosts.
+
+    UserError where these or those held out are not the checkpoint's (an earlier release's
+    does not know which it held out).
+    """
+    training, _, before = point.data.partition(HELD_OUT)
+    stream = Stream(found.training, seed, point.cursor, training)
+    now = fingerprint(found.held_out)
+    multihost.same("their examples", {"fingerprint": stream.fingerprint, "held out": now})
+    if before and before != now:
+        raise UserError(
+            f"the held-out examples have changed since the checkpoint (fingerprint {before}, now "
+            f"{now}), and its curve would be of both; restore them, or choose another --workdir"
+        )
+    return stream
+
+
 def steps_of(cfg: config.Sft, examples: int) -> int:
     """Optimiser steps of the whole run."""
     return cfg.epochs * math.ceil(examples / cfg.examples_per_step)
@@ -129,17 +162,17 @@ def scheduled(cfg: config.Config, steps: int) -> config.Optimizer:
     return dataclasses.replace(cfg.optimizer, warmup=warmup, decay=steps - warmup)
 
 
-def learner(cfg: config.Config, model: Transformer, vocab: int, over: Mesh, steps: int) -> Network:
+def learner(cfg: config.Config, shape: ModelConfig, vocab: int, over: Mesh, steps: int) -> Network:
     """The policy as a network that learns text."""
-    check(cfg.learner, model.config, over)
+    check(cfg.learner, shape, over)
     loss = losses.Text(
-        model=model.clone(mesh=over),
+        model=parts.transformer(cfg, shape, remat=cfg.learner.remat).clone(mesh=over),
         vocab=vocab,
         head_chunk=cfg.learner.head_chunk * meshes.ways(over),
     )
     optimizer = optimizers.make(scheduled(cfg, steps))
     memory = states.HOST if cfg.optimizer.offload else states.DEVICE
-    return Network(loss, optimizer, states.abstract(model.config, optimizer), over, memory)
+    return Network(loss, optimizer, states.abstract(shape, optimizer), over, memory)
 
 
 @dataclasses.dataclass
@@ -198,7 +231,8 @@ class Tuner:
 
     def save(self, checkpoints: Checkpoints, done: int, state: TrainState) -> None:
         """A checkpoint after `done` steps."""
-        meta = Meta(self.stream.cursor, self.cfg, self.stream.fingerprint, TASK)
+        data = self.stream.fingerprint + HELD_OUT + fingerprint(self.held_out)
+        meta = Meta(self.stream.cursor, self.cfg, data, TASK)
         checkpoints.save(done, state, meta, {})
 
     def step(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, float]]:
@@ -260,14 +294,15 @@ def tune(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
     shape, text = parts.model_config(cfg.model), parts.tokenizer(cfg.model)
     shape.check_tokenizer(len(text), text.folder)
     protocol = parts.protocol(cfg)
-    found, dropped = multihost.together(lambda: fitting(cfg, problems.read(cfg), protocol, text))
+    found, dropped = multihost.together(
+        lambda: fitting(cfg, shape, problems.read(cfg), protocol, text)
+    )
     over = meshes.make(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tp)
     steps = steps_of(cfg.sft, len(found.training))
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_run(workdir))
         point = resume_point(cfg, workdir, TASK)
-        stream = Stream(found.training, cfg.run.seed, point.cursor, point.data)
-        multihost.same("their examples", {"fingerprint": stream.fingerprint})
+        stream = streamed(found, cfg.run.seed, point)
         if point.step >= steps:
             launch.say(f"{workdir}: all {point.step} steps are done; {finish(workdir)}")
             return
@@ -277,8 +312,7 @@ def tune(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
                 "choose another --workdir"
             )
         compilations = Counter()
-        model = parts.transformer(cfg, shape, remat=cfg.learner.remat)
-        network = learner(cfg, model, len(text), over, steps)
+        network = learner(cfg, shape, len(text), over, steps)
         checkpoints = Checkpoints(workdir, cfg.checkpoint.keep)
         stack.callback(checkpoints.close)
         if point.step:

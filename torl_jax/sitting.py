@@ -11,6 +11,7 @@ from etils import epath
 
 from torl_jax.errors import Interrupted, UserError
 from torl_jax.interrupt import StopSignal
+from torl_jax.model.config import ModelConfig
 from torl_jax.workdir import only_run
 
 
@@ -22,6 +23,18 @@ def fingerprint(params: dict) -> str:
         some = flat[:: max(flat.size // 4096, 1)]
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode() + some.tobytes())
     return digest.hexdigest()[:16]
+
+
+def check_room(shape: ModelConfig, prompt: int, response: int) -> None:
+    """UserError where the model has no positions for a prompt and a response of so many tokens."""
+    room = shape.max_positions - response
+    shape.check_positions(
+        prompt + response,
+        f"the longest prompt ({prompt}) with max_response={response}",
+        f"--max_prompt={room} counts longer prompts as wrong, or lower --max_response"
+        if room > 0
+        else f"give a --max_response below {shape.max_positions}",
+    )
 
 
 @contextlib.contextmanager

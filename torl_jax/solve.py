@@ -5,6 +5,10 @@
 With no question it reads them from the terminal, one a line. `--checkpoint` is a
 working directory, one of its checkpoints, or a Hugging Face folder; for a folder
 that carries no recipe, `--config` names one (it gives the prompt and the budgets).
+
+A ToolRL policy is asked in the question's own words, and calls tools only where its recipe
+has live ones; `torl_jax.serve --tools=FILE` puts others before it, in the dialogue that it was
+trained on.
 """
 
 import contextlib
@@ -62,6 +66,12 @@ def main(argv: list[str]) -> None:
     if not values.checkpoint:
         raise UserError("give --checkpoint=WORKDIR (or a model folder); see --help")
     policy = load(values.checkpoint, cli.chosen_config())
+    if policy.note:
+        print(policy.note, file=sys.stderr)
+    policy.shape.check_positions(
+        policy.cfg.sampler.longest,
+        mend="give a recipe with fewer by --config, or take a model with more",
+    )
     sampler = dataclasses.replace(policy.cfg.sampler, slots=1, extend_rows=1, segment=8)
     workers = dataclasses.replace(policy.cfg.sandbox, workers=1)
     cfg = dataclasses.replace(policy.cfg, sampler=sampler, sandbox=workers)
@@ -75,7 +85,8 @@ def main(argv: list[str]) -> None:
         params = jax.tree.map(
             lambda x: jax.numpy.asarray(x, rollout.engine.model.dtype), policy.params
         )
-        console.print(Text(f"[{shop.line}]", style="dim"))
+        line = f"markup: {cfg.protocol.markup}; {shop.line}"
+        console.print(Text(f"[{line}]", style="dim"))
         for number, question in enumerate(questions(argv, console)):
             settings = Settings.of(temperature=values.temperature)
             rollout.engine.load(params, jax.random.key(values.seed), settings)

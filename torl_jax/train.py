@@ -43,6 +43,7 @@ def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
     shape = parts.model_config(cfg.model)
     text = parts.tokenizer(cfg.model)
     shape.check_tokenizer(len(text), text.folder)
+    shape.check_positions(cfg.sampler.longest)
     found = multihost.together(lambda: problems.read(cfg))
     over = mesh.make(cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tp)
     sampling = parts.sampling_mesh(cfg.sampler, shape, over)
@@ -73,7 +74,8 @@ def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
             write_config(workdir, cfg)
             note_start(workdir, point.step, devices(over, sampling))
         size, where = f"model: {shape.parameter_count:,} parameters", devices(over, sampling)
-        for line in [*found.notes, shop.line, size, where, *point.note()]:
+        shown = shop.unseen([*found.training, *found.held_out])
+        for line in [*found.notes, shop.line, *shown, size, where, *point.note()]:
             writer.line(line)
         Trainer(
             cfg=cfg,

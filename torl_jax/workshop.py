@@ -7,8 +7,10 @@ shop.close()
 
 import contextlib
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 from sandbox import LEVELS, Box, Sandbox, SandboxError, budget
 from sandbox.box import MOST_SESSIONS
@@ -21,6 +23,9 @@ from torl_jax.episode import Problem
 from torl_jax.errors import UserError
 from torl_jax.protocols import dialogue
 from torl_jax.tools.opening import opened
+
+NAMED = 3  # tools that are shown and not live, of those that a line names
+SHOW = " (a row is to show the tools that are live: docs/tools.md)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,34 @@ class Workshop:
     def system(self) -> str:
         """A system message that lists the tools, for problems that bring none."""
         return dialogue.system(self.tools) if self.tools else ""
+
+    def unseen(self, problems: Sequence[Problem]) -> list[str]:
+        """A line on problems whose system messages do not show the tools, or show others."""
+        names, texts = [tool.name for tool in self.tools], [p.system for p in problems]
+        if not names:
+            return []
+        absent = [(name, sum(not _shows(text, name) for text in texts)) for name in names]
+        lacking = [f"{name} in {count}" for name, count in absent if count]
+        strange = [[name for name in _listed(text) if name not in names] for text in texts]
+        found = [f"not shown: {', '.join(lacking)}"] if lacking else []
+        if others := sum(map(bool, strange)):
+            few = ", ".join(list(dict.fromkeys(itertools.chain(*strange)))[:NAMED])
+            found.append(f"shown, but in no call's reach: {few} and such in {others}")
+        line = f"config.tools.files, of {len(texts)} problems: {'; '.join(found)}{SHOW}"
+        return [line] if found else []
+
+
+def _shows(text: str, name: str) -> bool:
+    """Whether a message names a tool, in a list or in words of its own."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) is not None
+
+
+def _listed(text: str) -> list[str]:
+    """The tools that a message lists as the released data do."""
+    try:
+        return [tool.name for tool in dialogue.tools_of(text)]
+    except ValueError:
+        return []
 
 
 class Idle:

@@ -1,5 +1,6 @@
 """Golds that the grader cannot use are found, listed and dropped by choice."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from torl_jax.data import check
 from torl_jax.data.check import BadGold, golds, inspect, to_json, usable
@@ -158,6 +160,29 @@ def test_the_command_prints_json(tmp_path: Path) -> None:
         "bad": [{"id": "a/1", "gold": r"[red]\frac{1", "reason": "does not parse"}],
         "rows": [{"row": 2, "reason": "no answer", "file": ""}],
     }
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_no_word_of_the_table_is_broken_but_the_files_name(width: int) -> None:
+    bad = [BadGold("a/1", "x", "gold calls cannot be read: why"), BadGold("a/2", "x", "does not")]
+    report = check.Report("some/where/far/away/a.jsonl", 12345, 12345, 12345, 123.45, bad, [])
+    written = io.StringIO()
+    console = Console(file=written, width=width)
+    check.show([report], console)
+    table = written.getvalue().partition("\nsome")[0]
+    assert max(map(len, table.splitlines())) <= width
+    heads = "problems refused rows different golds plain numbers bad why seconds file"
+    for word in [*heads.split(), "12345", "123.5", "gold", "calls", "cannot", "does"]:
+        assert word in table.split(), (word, table)
+
+
+def test_golds_of_another_kind_are_hinted_at(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", ROWS[0], ROWS[0] | {"answer": "<think> t </think>\nx"})
+    found = run(path, write(tmp_path / "b.jsonl", ROWS[0]))
+    assert found.returncode == 0 and "1 does not parse" in found.stdout
+    assert found.stderr == (
+        f"{path}: 1 of 2 golds are turns of a dialogue: look at their calls with --calls\n"
+    )
 
 
 def test_only_a_file_that_cannot_be_read_is_an_error(grader: Grader, tmp_path: Path) -> None:

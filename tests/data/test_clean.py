@@ -81,27 +81,57 @@ def test_turns_are_the_same_where_their_calls_are_and_the_tools() -> None:
     assert kept == [apart] and "1 questions (2 problems) have different answers (first)" in line
 
 
-def dialogue(asked: str) -> Problem:
-    roles = ["one: a user who asks for things of any kind that there is in the world"]
-    roles += ["two: an assistant who sees to it that all of this is done as it was said"]
-    return problem("\n".join([HISTORY, *roles, asked]), name=asked)
+def dialogue(*turns: str, gold: str = turn("{1}")) -> Problem:
+    """A step whose history has a question, then by turns what was called and told or asked."""
+    parts = [f"<user> {turns[0]} </user>"]
+    for k, said in enumerate(turns[1:]):
+        parts.append(f"<user> {said} </user>" if k % 2 else f"{turn(said)}\n<obs> [] </obs>")
+    return problem(f"{HISTORY}\n" + "\n\n".join(parts), gold, " | ".join(turns))
 
 
-def test_lines_that_many_dialogues_have_are_no_ones_own() -> None:
-    held = [dialogue(f"Book a table for {n} in the harbour") for n in range(20)]
-    rows = [problem("other"), *(dialogue(f"Fly me to {n}") for n in range(20))]
-    rows.append(dialogue("Book a table for 7 in the harbour"))
+ASKED = "Tell me please what the weather will be like over the whole of the next week in"
+
+
+def test_dialogues_that_differ_in_a_word_are_others() -> None:
+    """What users of one set of tools say is alike: likeness of words would drop nearly all."""
+    held = [dialogue(f"{ASKED} Oslo?"), dialogue(f"{ASKED} Oslo?", "{1}")]
+    rows = [dialogue(f"{ASKED} Rome?"), dialogue(f"{ASKED} Rome?", "{1}")]
     kept, (line,) = decontaminate(rows, held, 13)
-    assert kept == rows[:-1] and line.startswith("1 of 22 training problems dropped")
-    # As many lines may be those of one dialogue, step by step.
-    assert decontaminate(rows[:15], held[:5], 13)[0] == rows[:1]
-    # What says nothing else is still compared.
-    assert decontaminate([*rows, dialogue("\n")], [*held, dialogue("\n")], 13)[0] == kept
+    assert kept == rows
+    assert line == "none of 2 training problems is like one of 2 held out"
+    # Their words are no question's, nor a question's words theirs.
+    texts = [problem(row.question.removeprefix("**")) for row in rows]
+    assert decontaminate(texts, rows, 13)[0] == texts
+    assert decontaminate(rows, texts, 13)[0] == rows
 
 
-def test_lines_of_other_questions_are_their_own() -> None:
-    held = [problem(f"{LONG}\n{n}") for n in range(60)]
-    assert decontaminate([problem("other"), problem(LONG)], held, 13)[0] == [problem("other")]
+def test_a_dialogue_is_dropped_where_it_is_held_out_or_goes_on_from_one() -> None:
+    held = [dialogue(f"{ASKED} Oslo?"), dialogue("Hello!", gold="<think> t </think>\nHi.")]
+    rows = [
+        dialogue(f"{ASKED.upper()}  Oslo"),
+        dialogue("hello", gold="<think> t </think>\nYes?"),
+        dialogue(f"{ASKED} Oslo?", "{2}"),
+        dialogue(f"{ASKED} Oslo?", "{2}", "And in Rome?", "{3}"),
+        # The held-out turn that is shown here calls nothing, so nothing of it counts.
+        dialogue("Hello!", "{2}"),
+        dialogue(f"{ASKED} Oslo? And Rome?", "{2}"),
+    ]
+    kept, (line,) = decontaminate(rows, held, 13)
+    assert kept == rows[4:]
+    assert line.startswith("4 of 6 training problems dropped: like one held out (s 4; ")
+    assert "that is equal or going on from one; config.data.decontaminate=0" in line
+    # Other tools make no other dialogue of it: a split holds out questions.
+    other = dataclasses.replace(rows[0], system="other tools")
+    assert decontaminate([other, rows[5]], held, 13)[0] == [rows[5]]
+    assert decontaminate(rows, held, 0) == (rows, [])
+
+
+def test_both_kinds_in_one_set() -> None:
+    held = [problem(LONG, source="aime"), dialogue("Rain?")]
+    rows = [problem(f"Read: {LONG}", name="within"), dialogue("Rain?"), dialogue("Snow?")]
+    kept, (line,) = decontaminate(rows, held, 13)
+    assert kept == rows[2:]
+    assert "(aime 1, s 1; within, Rain?), that is equal or going on from one or with 13" in line
 
 
 def test_tool_dialogues_against_the_released_test_rows(shared: Path) -> None:

@@ -249,6 +249,17 @@ def test_columns_that_are_not_there(tmp_path: Path, columns: dict[str, str], wor
         read(path, columns=columns)
 
 
+def test_conversations_are_to_be_converted(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps({"tools": [], "messages": [], "n": 1}))
+    with pytest.raises(
+        UserError, match=r"make rows of them with python -m torl_jax\.data\.convert"
+    ):
+        read(path)
+    with pytest.raises(UserError, match="rename its columns"):
+        read(path, columns={"question": "messages", "answer": "gold"})
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [

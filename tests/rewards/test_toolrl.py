@@ -209,8 +209,8 @@ def test_length():
     [
         ({"matching": "best"}, "matching is 'best', expected 'greedy' or 'optimal'"),
         ({"schedule": "linear"}, "schedule is 'linear'"),
-        ({"schedule": "paper"}, "steps is 0, expected the run's steps"),
-        ({"steps": -1}, "steps is -1"),
+        ({"schedule": "paper"}, "'paper'.*and steps is 0: give .*steps=N.*config.run.steps"),
+        ({"steps": -1}, "steps is -1, expected 0 or more"),
         ({"coarse": "yes"}, "coarse is 'yes', expected a bool"),
     ],
 )

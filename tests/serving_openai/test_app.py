@@ -34,7 +34,7 @@ def text():
 def prepared(text, body, check=fields.completion):
     async def ask():
         dialect = dialogue.torl(None)
-        app = App(Served("tiny", CONTEXT, text, dialect, "off", False), None, None)
+        app = App(Served("tiny", CONTEXT, text, dialect, "off", False, "torl"), None, None)
         return app._prepare(json.dumps({"model": "tiny", **body}).encode(), check)
 
     text.seen.clear()

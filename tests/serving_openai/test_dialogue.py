@@ -89,6 +89,28 @@ def test_the_servers_own_tools_are_shown_where_they_are_carried_out():
         begin(ask(("user", "Late?"), execute_tools=True, tools=[WEATHER]))
 
 
+def test_results_are_shown_in_the_order_of_their_calls_and_values_that_are_legal():
+    legal = {"city": {"type": "string", "description": "Where.", "enum": ["Oslo", "Rome"]}}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": legal}}
+    calls = [
+        {"id": city, "function": {"name": "weather", "arguments": json.dumps({"city": city})}}
+        for city in ("Oslo", "Rome")
+    ]
+    messages = [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "Rome", "content": "wet"},
+        {"role": "tool", "tool_call_id": "Oslo", "content": "dry"},
+    ]
+    body = {"model": "m", "messages": messages, "tools": [tool]}
+    prompt = dialogue.toolrl(CHAT)(fields.chat(body)).prompt
+    assert prompt.index("dry") < prompt.index("wet")
+    assert 'Where. One of \\"Oslo\\", \\"Rome\\".' in prompt
+    body["messages"] = [*messages[:3], {"role": "user", "content": "And?"}]
+    with pytest.raises(Refused, match="before the result of a call of weather"):
+        dialogue.toolrl(CHAT)(fields.chat(body))
+
+
 @pytest.mark.parametrize("given", [[], {}, 5])
 def test_a_call_that_is_named_by_no_text_is_refused(given):
     call = {"id": "1", "function": {"name": "weather", "arguments": "{}"}}

@@ -64,6 +64,7 @@ def test_the_model_is_listed(client, server, no_programs):
     health = server.get("/health").json()
     assert health["status"] == "ok" and health["slots"] == 4
     assert health["executes_tools"] == (not no_programs)
+    assert ", model tiny, markup torl, 4 slots of 128 tokens, " in server.line
     assert f"sandbox level: {health['sandbox_level']}" in server.line
 
 
@@ -300,6 +301,8 @@ def test_what_cannot_be_served_is_one_line():
         for change, flags, words in (
             ("", (*TINY, f"--port={port}"), f"cannot listen on 127.0.0.1:{port}"),
             ("", (*TINY, "--tools=own.py"), "this policy's only tool is Python"),
+            ("", (*TINY, "--context=10"), "--context is 10 tokens, expected at least"),
+            ("", (*TINY, "--context=1"), "--context is 1 tokens, expected at least"),
             ("", ("--checkpoint=nowhere",), "no checkpoint at nowhere"),
             ("import sys; sys.modules['uvicorn'] = None", TINY, "pip install 'torl_jax[serve]'"),
         ):
@@ -350,7 +353,7 @@ def test_a_recipe_is_adapted():
     assert cfg.sampler.max_prompt + cfg.sampler.max_response == 500
     # Eight devices, each with as many rows.
     assert (cfg.protocol.calls, cfg.sandbox.min_level, cfg.sampler.slots) == (3, "full", 16)
-    with pytest.raises(UserError, match="--context=1000: this model has 2 to 512 positions"):
+    with pytest.raises(UserError, match="--context: 1000 tokens, but the model has 512 positions"):
         adapted(recipe, shape, Values(context=1000))
 
 

@@ -109,7 +109,8 @@ def test_a_toolrl_policy(toolrl, cache):
     with serving(toolrl, cache, [CALLED, ANSWERED], f"--tools={toolrl[2]}") as server:
         calls_are_openais(server.client(), toolrl[0])
         its_own_tools_are_carried_out(server.client())
-        assert ", tools: add, " in server.line and server.get("/health").json()["tools"] == ["add"]
+        assert ", markup toolrl, " in server.line and ", tools: add, " in server.line
+        assert server.get("/health").json()["tools"] == ["add"]
         assert server.end()[0] == 0
 
 

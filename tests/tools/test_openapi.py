@@ -283,3 +283,18 @@ def test_an_operation_that_cannot_be_called_is_left_out_and_named(parameters, wo
     assert any(line.startswith("GET /pets/{id} left out: ") and words in line for line in skipped)
     _, skipped = operations(change(("paths", "/x/{y}"), {"get": {}}), "api.yaml")
     assert "GET /x/{y} left out: its path has {y}, which is no parameter" in skipped
+
+
+@pytest.mark.parametrize("required", [{}, {"required": False}, {"required": True}])
+def test_a_body_that_cannot_be_sent_leaves_its_operation_out(required):
+    """`required` is false where nothing is said, so most uploads are declared without it."""
+    upload = {"content": {"multipart/form-data": {}, "text/csv": {}}, **required}
+    path = ("paths", "/pets", "patch", "requestBody")
+    found, skipped = operations(change(path, upload), "api.yaml")
+    assert skipped == ["PATCH /pets left out: its body is multipart/form-data or text/csv"]
+    assert "upload" not in [each.function.name for each in found]
+    both = {"content": {"multipart/form-data": {}, "application/json": {}}, **required}
+    assert operations(change(path, both), "api.yaml")[1] == []
+    none = {"content": {}, **required}
+    skipped = operations(change(path, none), "api.yaml")[1]
+    assert len(skipped) == bool(required.get("required"))

@@ -35,7 +35,11 @@ def test_files_documents_and_servers_are_one_toolbox(tmp_path, monkeypatch):
         (["tools.txt"], {}, "'tools.txt' is none of FILE.py"),
         (["none.py"], {}, "there is no file none.py"),
         (["none.json"], {}, "the tools of none.json cannot be read"),
-        (["mcp:"], {}, "MCP server ''"),
+        (
+            ["mcp: "],
+            {},
+            "tools: 'mcp: ' names no server: write mcp:COMMAND ARGUMENTS or mcp:https://",
+        ),
         (["x.py"], {"environment": ["NOT_SET_AT_ALL"]}, "NOT_SET_AT_ALL is not set"),
         (["x.py"], {"headers": ["X-Token"]}, "not of the form 'Name: value'"),
         (["x.py"], {"headers": ["X: $HOME"]}, r"a \$NAME that is not among the variables"),
@@ -75,7 +79,10 @@ def test_a_person_can_call_a_tool():
         sample.__file__, "--call", '{"name": "add", "parameters": {"a": 41}}\n{"name": "sub"}'
     )
     assert json.loads(ran.stdout)[0] == {"name": "add", "results": 42}
-    assert ran.returncode == 0 and ran.stderr.startswith("[error; ")
+    assert ran.returncode == 1 and ran.stderr.startswith("[error; ")
+    ran = show(sample.__file__, "--call", '{"name": "add", "parameters": {"a": 41}}')
+    assert json.loads(ran.stdout) == [{"name": "add", "results": 42}]
+    assert ran.returncode == 0 and ran.stderr.startswith("[ok; ")
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,9 @@ def test_a_file_imports_its_neighbours(tmp_path):
     [
         ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
         ("def f(:", "SyntaxError: "),
-        ("def f(x):\n 'F.'", "the parameter x of f has no type hint: give one"),
-        ("x = 1", "no public function in it"),
+        ("def f(x):\n 'F.'", "cannot be used: the parameter x of f has no type hint: give one"),
+        ("x = 1", "cannot be used: no public function in it"),
+        ("raise ValueError('mine')", "cannot be used: ValueError: mine"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "it said nothing"),
     ],
 )
@@ -165,6 +166,7 @@ def test_a_file_that_cannot_be_used_is_the_users_to_mend(tmp_path, text, words):
     with pytest.raises(UserError) as caught:
         PythonTools(tmp_path / "tools.py", workers=1)
     assert words in str(caught.value) and "tools.py cannot be used" in str(caught.value)
+    assert ("worker" in str(caught.value)) == (words == "it said nothing")
 
 
 def test_a_file_that_is_not_there():

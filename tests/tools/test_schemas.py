@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torl_jax.tools import schemas
+from torl_jax.tools.toolbox import Function
 
 SCHEMA = {
     "type": "object",
@@ -96,6 +97,21 @@ def test_a_required_that_is_no_list_names_nothing():
     schema = {"properties": {"a": inner}, "required": False}
     assert schemas.fault(schema, {"a": {}}) == schemas.fault(schema, {}) == ""
     assert schemas.merged({"allOf": [inner]})["required"] == []
+
+
+@pytest.mark.parametrize(
+    "key", ["type", "enum", "properties", "required", "items", "anyOf", "oneOf", "allOf"]
+)
+def test_a_keyword_that_is_null_is_not_there(key):
+    """As in tables, which have a column for every keyword."""
+    schema = {"properties": {"a": {key: None}}, "required": ["a"]}
+    for value in ({"x": 1}, [1], "x", None):
+        assert schemas.fault(schema, {"a": value}) == ""
+    assert schemas.kinds({key: None}) == []
+    assert schemas.fault({key: None}, {}) == ""
+    schema["properties"]["a"]["description"] = None
+    shown = Function("f", "", schema).shown()
+    assert shown.parameters == {"a": {"description": "", "type": "any", "default": ""}}
 
 
 def test_other_parameters_are_held_against_their_schema():

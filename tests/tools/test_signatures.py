@@ -105,3 +105,14 @@ def test_what_cannot_be_described_is_said(source, words):
     with pytest.raises(ValueError, match=words):
         for function in signatures.functions(module).values():
             signatures.described(function)
+
+
+def test_what_is_described_is_a_parameter():
+    module = types.ModuleType("m")
+    exec("def f(city: str): pass\ndef g(): pass", vars(module))
+    module.f.__doc__ = "Weather.\n\nArgs:\n    city: Its name.\n    cty: Its name.\n"
+    module.g.__doc__ = "Nothing.\n\nArgs:\n    x: A number.\n"
+    with pytest.raises(ValueError, match=r"f describes cty under Args:, .* no parameter \(city\)"):
+        signatures.described(module.f)
+    with pytest.raises(ValueError, match=r"g describes x under Args:, .*\(it has none\): mend"):
+        signatures.described(module.g)

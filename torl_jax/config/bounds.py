@@ -88,12 +88,12 @@ def _lengths(config: Any) -> None:
     _need(config, "sampler.top_p", lambda x: 0 < x <= 1, "above 0, at most 1")
     _need(config, "sampler.temperature", lambda x: x > 0, "above 0: training samples by chance")
     _need(config, "sampler.ladder", lambda x: x and min(x) > 0, "numbers above 0")
-    longest = sampler.max_prompt + sampler.max_response
     _need(
         config,
         "learner.row_tokens",
-        lambda x: x >= longest,
-        f"at least sampler.max_prompt + sampler.max_response = {longest}, an episode's length",
+        lambda x: x >= sampler.longest,
+        f"at least sampler.max_prompt + sampler.max_response = {sampler.longest}, an episode's "
+        "length",
     )
     _need(
         config,

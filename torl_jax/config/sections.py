@@ -85,6 +85,11 @@ class Sampler:
     tp: int = 1  # ways to split heads, mlp and vocabulary
     deadline: float = 0.0  # seconds of a rollout until what is unfinished ends in ABORT; 0: none
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest episode: its prompt, and all that comes behind it."""
+        return self.max_prompt + self.max_response
+
 
 @dataclasses.dataclass(frozen=True)
 class SandboxConfig:

@@ -6,8 +6,8 @@ r"""Finds gold answers that no answer can be graded against, before anything is 
 Every gold must be read by the grader and be equal to itself as an expression, without the
 shortcut that equal text is equal; else only its very spelling would be right. With --calls
 golds are ToolRL's tool calls: each must be readable and score itself as right. Prints what
-does not, with the rows that the reader refuses. FILE may also be a data set on the hub.
-Exit code 0 whatever is found, 2 for a file that cannot be read.
+does not, with the rows that the reader refuses, and says on stderr where --calls is missing. FILE
+may also be a data set on the hub. Exit code 0 whatever is found, 2 for a file that cannot be read.
 """
 
 import collections
@@ -29,7 +29,7 @@ from rich.text import Text
 
 from torl_jax import cli, logs
 from torl_jax.data import sources
-from torl_jax.data.schemas import SCHEMAS
+from torl_jax.data.schemas import SCHEMAS, TURN
 from torl_jax.data.sources import BadRow
 from torl_jax.episode import Problem
 from torl_jax.errors import UserError
@@ -171,10 +171,11 @@ def to_json(report: Report) -> dict[str, Any]:
 def show(reports: Sequence[Report], console: Console) -> None:
     """A table of all files, and a list of what is wrong in each."""
     table = Table(box=box.SIMPLE)
-    for head in ("file", "problems", "refused rows", "different golds", "plain numbers"):
-        table.add_column(head, justify="left" if head == "file" else "right", overflow="fold")
-    for head in ("bad golds", "why", "seconds"):
-        table.add_column(head, justify="left" if head == "why" else "right")
+    table.add_column("file", overflow="fold")
+    for head in ("problems", "refused\nrows", "different\ngolds", "plain\nnumbers", "bad\ngolds"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("why")
+    table.add_column("seconds", justify="right", no_wrap=True)
     for report in reports:
         why = collections.Counter(gold.reason.partition(":")[0] for gold in report.bad)
         counts = [report.problems, len(report.rows), report.distinct, report.plain, len(report.bad)]
@@ -197,9 +198,9 @@ def _line(console: Console, file: str, where: str, what: str) -> None:
     console.print(text, soft_wrap=True)
 
 
-def _graded(files: Sequence[str]) -> list[Report]:
-    """Reports on files of answers, by the grader."""
-    options, reports = flags.FLAGS, []
+def _graded(files: Sequence[str]) -> tuple[list[Report], list[str]]:
+    """(reports on files of answers, by the grader; hints at files of something else)."""
+    options, reports, hints = flags.FLAGS, [], []
     with (
         Grader(options.workers, options.timeout) as grader,
         logs.progress_bar(Console(stderr=True)) as progress,
@@ -210,11 +211,16 @@ def _graded(files: Sequence[str]) -> list[Report]:
             def done(count: int, total: int, task=task) -> None:
                 progress.update(task, completed=count, total=total)
 
-            def look(problems: Sequence[Problem], done=done) -> list[BadGold]:
+            def look(problems: Sequence[Problem], file=file, done=done) -> list[BadGold]:
+                if turns := sum(problem.answer.startswith(TURN) for problem in problems):
+                    hints.append(
+                        f"{file}: {turns} of {len(problems)} golds are turns of a dialogue: look "
+                        "at their calls with --calls"
+                    )
                 return golds(problems, grader, done)
 
             reports.append(inspect(file, look, options.schema))
-    return reports
+    return reports, hints
 
 
 def main(argv: list[str]) -> None:
@@ -222,6 +228,7 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     if not argv:
         raise UserError("no file: give one or more, see --help")
+    hints = []
     if options.calls:
 
         def look(problems: Sequence[Problem]) -> list[BadGold]:
@@ -229,11 +236,13 @@ def main(argv: list[str]) -> None:
 
         reports = [inspect(file, look, options.schema) for file in argv]
     else:
-        reports = _graded(argv)
+        reports, hints = _graded(argv)
     if options.json:
         print(json.dumps([to_json(report) for report in reports], indent=1))
     else:
         show(reports, Console(width=None if sys.stdout.isatty() else 160, highlight=False))
+    for hint in hints:
+        print(hint, file=sys.stderr)
 
 
 if __name__ == "__main__":

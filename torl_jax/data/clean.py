@@ -8,15 +8,17 @@ where m and n are relatively prime positive integers. Find m + n"), so that 13 w
 alone would drop 70 of MATH's training problems for AIME 2024, none of which is one of its 30. A
 question shorter than n words counts where it is equal as a whole.
 
-Words are runs of letters and digits, in lower case; marks and spacing do not count. Of ToolRL's
-dialogues the lines that many of them have do not count either: they say the same thought at every
-step, and one in twenty opens and ends with the same lines, by which 19 dialogues of its SFT file
-would be taken for others of its test file.
+Words are runs of letters and digits, in lower case; marks and spacing do not count.
+
+ToolRL's dialogues are not compared so: a fixed thought at every step, the calls and stock phrases
+are most of their words, so that "in Oslo?" and "in Rome?" would be one problem. One is dropped
+where its words are those of a held-out one, or go on from one whose gold calls tools, for then it
+shows what is to be called there. The system message, with the tools, is not looked at.
 """
 
 import collections
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from torl_jax.data.schemas import TURN
 from torl_jax.episode import Problem
@@ -25,10 +27,7 @@ from torl_jax.protocols.dialogue import HISTORY
 
 WORD = re.compile(r"[^\W_]+")
 SHARED = 0.6  # of the shorter question's words, in the same order in both
-# Dialogues that have a line in common, above which it is the set's and not theirs: more than the
-# steps of one dialogue, of which each is a question, and this part of all.
-STEPS = 20
-PART = 0.01
+STEP = "\n\n<think>"  # in a dialogue: an assistant's turn, and with it the end of a prompt
 NAMED = 5  # problems named in a line
 
 Words = tuple[str, ...]
@@ -75,34 +74,29 @@ def decontaminate(
     """
     if not n or not held_out:
         return list(problems), []
-    shared = common_lines([problem.question for problem in (*problems, *held_out)])
-    sources: dict[Words, set[str]] = collections.defaultdict(set)
-    for problem in held_out:
-        sources[words(problem.question, shared)].add(problem.source)
-    asked = list(sources)
-    having: dict[Words, set[int]] = collections.defaultdict(set)
-    for number, question in enumerate(asked):
-        for run in _runs(question, n):
-            having[run].add(number)
-    kept, dropped = [], []
+    known = HeldOut(held_out, n)
+    kept, dropped, rules = [], [], set()
     phrases, counts = 0, collections.Counter()
     for problem in problems:
-        question = words(problem.question, shared)
-        near = set().union(*(having[run] for run in _runs(question, n) if run in having))
-        same = [i for i in near if alike(question, asked[i])]
+        same, near = known.like(problem)
         if not same:
-            phrases += bool(near)
+            phrases += near
             kept.append(problem)
             continue
         dropped.append(problem)
-        counts.update(set().union(*(sources[asked[i]] for i in same)))
-    line = f"none of {len(problems)} training problems is like one of {len(asked)} held out"
+        rules.add(
+            "going on from one"
+            if _is_dialogue(problem)
+            else f"with {n} words in a row and {SHARED:.0%} of the shorter one's in common"
+        )
+        counts.update(same)
+    line = f"none of {len(problems)} training problems is like one of {known.size} held out"
     if dropped:
         by_source = ", ".join(f"{name or 'unnamed'} {k}" for name, k in sorted(counts.items()))
         line = (
             f"{len(dropped)} of {len(problems)} training problems dropped: like one held out "
-            f"({by_source}; {_named(dropped)}), that is equal or with {n} words in a row and "
-            f"{SHARED:.0%} of the shorter one's in common; config.data.decontaminate=0 keeps them"
+            f"({by_source}; {_named(dropped)}), that is equal or {' or '.join(sorted(rules))}; "
+            "config.data.decontaminate=0 keeps them"
         )
     if not kept:
         raise UserError(f"{line}, and no problem is left to train on")
@@ -110,22 +104,45 @@ def decontaminate(
     return kept, [line + more]
 
 
-def common_lines(questions: Sequence[str]) -> set[str]:
-    """The lines that more than `STEPS` and `PART` of the different dialogues have."""
-    asked = {question for question in questions if question.startswith(HISTORY)}
-    having = collections.Counter(line for q in asked for line in set(q.split("\n")))
-    return {line for line, count in having.items() if count > max(STEPS, PART * len(asked))}
+class HeldOut:
+    """Held-out problems, by what training problems are compared with; `size` different ones."""
+
+    def __init__(self, problems: Sequence[Problem], n: int) -> None:
+        self._n = n
+        dialogues: dict[Words, set[str]] = collections.defaultdict(set)
+        questions: dict[Words, set[str]] = collections.defaultdict(set)
+        self._calling: set[Words] = set()  # of the dialogues
+        for problem in problems:
+            asked = words(problem.question)
+            if not _is_dialogue(problem):
+                questions[asked].add(problem.source)
+                continue
+            dialogues[asked].add(problem.source)
+            if _graded(problem.answer):
+                self._calling.add(asked)
+        self._dialogues, self._questions = dict(dialogues), dict(questions)
+        self._having: dict[Words, list[Words]] = collections.defaultdict(list)
+        for question in questions:
+            for run in set(_runs(question, n)):
+                self._having[run].append(question)
+        self.size = len(dialogues) + len(questions)
+
+    def like(self, problem: Problem) -> tuple[set[str], bool]:
+        """(the sources of those that it is like, whether it has n words in a row of any)."""
+        asked = words(problem.question)
+        if _is_dialogue(problem):
+            cuts = [found.start() for found in re.finditer(STEP, problem.question)]
+            before = {words(problem.question[:cut]) for cut in cuts}
+            same = (before & self._calling) | ({asked} & self._dialogues.keys())
+            return set().union(*(self._dialogues[each] for each in same)), False
+        near = {q for run in _runs(asked, self._n) for q in self._having.get(run, ())}
+        same = [each for each in near if alike(asked, each)]
+        return set().union(*(self._questions[each] for each in same)), bool(near)
 
 
-def words(question: str, common: Collection[str] = ()) -> Words:
-    """The words of the question, without its `common` lines where it has others; the text itself
-    where it has no words.
-    """
-    own = "\n".join(line for line in question.split("\n") if line not in common)
-    for text in (own, question):
-        if found := WORD.findall(text.casefold()):
-            return tuple(found)
-    return (question.strip(),)
+def words(question: str) -> Words:
+    """The words of the question; the text itself where it has none."""
+    return tuple(WORD.findall(question.casefold())) or (question.strip(),)
 
 
 def alike(one: Words, other: Words) -> bool:
@@ -155,6 +172,10 @@ def _runs(question: Words, n: int) -> Iterator[Words]:
     if len(question) < n:
         return iter((question,))
     return zip(*(question[k:] for k in range(n)), strict=False)
+
+
+def _is_dialogue(problem: Problem) -> bool:
+    return problem.question.startswith(HISTORY)
 
 
 def _graded(answer: str) -> str:

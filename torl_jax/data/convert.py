@@ -2,7 +2,8 @@
 
     python -m torl_jax.data.convert IN.jsonl --out=OUT.parquet [--bad_rows=skip]
 
-IN.jsonl holds a conversation a line, as OpenAI's API and most published sets have them:
+IN.jsonl holds a conversation a line (IN.json: a list of them), as OpenAI's API and most published
+sets have them:
 
     {"tools": [{"type": "function", "function": {"name": ..., "parameters": {...}}}, ...],
      "messages": [{"role": "user", "content": ...}, {"role": "assistant", "tool_calls": [...]},
@@ -11,19 +12,22 @@ IN.jsonl holds a conversation a line, as OpenAI's API and most published sets ha
 Each assistant message becomes a row: the prompt is a system message with the tools, and all that
 was said before; the gold is what the assistant wrote, its thought included where it has one
 (`reasoning_content`, or a <think> block before the content). A system message at the beginning is
-put at the end of ours. A parameter keeps its description, type and default; `required` and `enum`
-have no place in the format, so a description should say what they say.
+put at the end of ours. A parameter keeps its description, type and default, and legal values join
+the description; `required` has no place in the format, so a description should say what it says.
+Results are written in the order of the calls. Calls that break their tool's schema, and calls
+without a result that the conversation goes on from, make it one that cannot be used.
 
 OUT is .parquet (the layout of ToolRL's files) or .json (that of its raw files). It is written
-whole or not at all. A conversation that cannot be used is named with its line and the reason; then
-nothing is written, or with --bad_rows=skip the rest. Exit code 2 where nothing is written.
+whole or not at all. For conversations that cannot be used each reason is told in a line, with
+where it is met; then nothing is written, or with --bad_rows=skip the rest. Exit code 2 where
+nothing is written.
 """
 
 import collections
-import dataclasses
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,13 +38,14 @@ from etils import epath
 
 from torl_jax import cli, record
 from torl_jax.data import readers, schemas
-from torl_jax.data.readers import Unusable
+from torl_jax.data.conversations import Step, steps
+from torl_jax.data.readers import Unreadable, Unusable
 from torl_jax.errors import UserError
-from torl_jax.protocols import dialogue
-from torl_jax.protocols.dialogue import Tool
-from torl_jax.rewards import toolrl
 
-LISTED = 20  # bad conversations named in a message; the rest are counted
+LISTED = 20  # reasons that are told; conversations with others are counted
+# Files that are read, and what the number of a conversation counts in them.
+KINDS = {".jsonl": "line", ".json": "conversation"}
+WRITTEN = (".parquet", ".json")
 LAYOUT = pyarrow.schema(
     {
         "data_source": pyarrow.string(),
@@ -62,63 +67,6 @@ LAYOUT = pyarrow.schema(
         ),
     }
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """One assistant message as a row: the two messages of its prompt, and its gold text."""
-
-    system: str
-    history: str
-    target: str
-
-    @property
-    def kind(self) -> str:
-        """What the gold asks for, in words."""
-        kinds = {"calls": "<tool_call>", "a response": "<response>"}
-        return " and ".join(name for name, tag in kinds.items() if tag in self.target)
-
-
-def steps(conversation: Mapping[str, Any]) -> list[Step]:
-    """The steps of a conversation, in order. Raises ValueError where it cannot be used.
-
-    A message of weight 0 is no step, only history.
-    """
-    tools = conversation.get("tools")
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise ValueError("no list of tools under the key tools")
-    messages = conversation.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise ValueError("no list of messages under the key messages")
-    listed = [Tool.from_openai(tool) for tool in tools]
-    first, more = messages[0], ""
-    if isinstance(first, dict) and first.get("role") in ("system", "developer"):
-        messages, more = messages[1:], dialogue.content_of(first)
-    system = dialogue.system(listed, more)
-    begin = len(conversation["messages"]) - len(messages)
-    known = {tool.name for tool in listed}
-    found = []
-    for place, message in enumerate(messages):
-        if dialogue.role_of(message, begin + place) == "assistant" and message.get("weight") != 0:
-            try:
-                said = dialogue.history(messages[:place], begin)
-                found.append(Step(system, said, _target(message, known)))
-            except ValueError as error:
-                raise ValueError(f"message {begin + place}: {error}") from error
-    if not found:
-        raise ValueError("no message of the assistant")
-    return found
-
-
-def _target(message: Mapping[str, Any], known: set[str]) -> str:
-    """The gold text of an assistant message that calls `known` tools only."""
-    target = dialogue.target(message)
-    for _, name, _ in dialogue.calls_of(message):
-        if name not in known:
-            raise ValueError(f"a call of {name}, which is none of the tools")
-    if reason := toolrl.check_gold(target):
-        raise ValueError(reason)
-    return target
 
 
 def row(step: Step, number: int, source: str, split: str) -> dict[str, Any]:
@@ -147,12 +95,20 @@ def raw(step: Step) -> dict[str, str]:
 
 
 def read(path: Path) -> Iterator[tuple[int, list[Step] | str]]:
-    """For each line, counted from 1, its steps or the reason why it has none."""
+    """For each conversation, counted from 1 (lines: with blank ones), its steps or the reason why
+    it has none.
+    """
     try:
         with path.open("rb") as file:
-            found = readers.jsonl(file).rows(())
+            found = readers.READERS[path.suffix](file).rows(())
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give a .jsonl file") from error
+        kinds = " or ".join(KINDS)
+        raise UserError(f"{path} cannot be read ({error.strerror}): give a {kinds} file") from error
+    except Unreadable as error:
+        raise UserError(
+            f"{path} is no JSON list of conversations ({error}): mend it, or give a .jsonl file "
+            "with one a line"
+        ) from error
     for number, conversation in found:
         try:
             if isinstance(conversation, Unusable):
@@ -163,6 +119,21 @@ def read(path: Path) -> Iterator[tuple[int, list[Step] | str]]:
             yield number + 1, made
         except (ValueError, RecursionError, Unusable) as error:
             yield number + 1, " ".join(str(error).split())[:300]
+
+
+def reasons(bad: Mapping[int, str], unit: str) -> list[str]:
+    """Why conversations cannot be used, by their number: a line a reason, in order."""
+    places: dict[str, list[int]] = collections.defaultdict(list)
+    for number, reason in bad.items():
+        places[reason].append(number)
+    told = list(places.items())[:LISTED]
+    lines = [
+        f"{unit} {where[0]}{f' and {len(where) - 1} more' if where[1:] else ''}: {reason}"
+        for reason, where in told
+    ]
+    if left := len(bad) - sum(len(where) for _, where in told):
+        lines.append(f"and {left} more, for other reasons")
+    return lines
 
 
 def save(path: Path, made: Sequence[Step], source: str, split: str) -> None:
@@ -183,37 +154,38 @@ def convert(
     bad_rows: Literal["error", "skip"] = "error",
     source: str = "",
     split: str = "train",
-) -> list[str]:
-    """Converts `path` to `out` and says what it did, in lines for people.
+    tell: Callable[[str], object] = print,
+) -> str:
+    """Converts `path` to `out`; the line that says what it did.
 
     The rows are of the data source `source` ("": rlla_ and the file's name, since ToolRL's own
-    code scores the sources that have rlla in their name). Raises UserError for files of other
-    kinds, and where no row, or with bad_rows "error" not each row, can be made.
+    code scores the sources that have rlla in their name). `tell` gets the reasons why
+    conversations cannot be used, a line each. Raises UserError for files of other kinds, and where
+    no row, or with bad_rows "error" not each row, can be made.
     """
-    for file, kinds in ((path, (".jsonl",)), (out, (".parquet", ".json"))):
+    for file, kinds in ((path, KINDS), (out, WRITTEN)):
         if file.suffix not in kinds:
             raise UserError(f"{file} is no {' or '.join(kinds)} file: give one")
-    made: list[Step] = []
-    bad: list[str] = []
-    conversations = 0
-    for line, found in read(path):
-        conversations += 1
-        if isinstance(found, str):
-            bad.append(f"line {line}: {found}")
-        else:
-            made += found
-    more = f"; and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-    summary = f"{path}: {len(bad)} of {conversations} conversations cannot be used"
-    named = f"{summary} ({'; '.join(bad[:LISTED])}{more})" if bad else summary
+    if path.resolve() == out.resolve():
+        raise UserError(f"{out} is the file that is read: give another to write")
+    found = dict(read(path))
+    if not found:
+        raise UserError(f"{path} is empty: give a file with conversations")
+    made = [step for each in found.values() if not isinstance(each, str) for step in each]
+    bad = {number: each for number, each in found.items() if isinstance(each, str)}
+    for line in reasons(bad, KINDS[path.suffix]):
+        tell(line)
+    summary = f"{path}: {len(bad)} of {len(found)} conversations cannot be used"
     if bad and bad_rows == "error":
-        raise UserError(f"{named}: mend them, or pass over them (--bad_rows=skip)")
+        raise UserError(f"{summary}: mend them, or pass over them (--bad_rows=skip)")
     if not made:
-        raise UserError(f"{named}, so there is no row to write: give a file with conversations")
+        raise UserError(f"{summary}, so there is no row to write: mend them")
+    if bad:
+        tell(f"{summary}; skipped")
     save(out, made, source or f"rlla_{path.stem}", split)
     kinds = collections.Counter(step.kind for step in made)
     counts = ", ".join(f"{count} with {kind}" for kind, count in sorted(kinds.items()))
-    lines = [f"{len(made)} rows of {conversations - len(bad)} conversations in {out} ({counts})"]
-    return [*([f"{named}; skipped"] if bad else []), *lines]
+    return f"{len(made)} rows of {len(found) - len(bad)} conversations in {out} ({counts})"
 
 
 def main(argv: list[str]) -> None:
@@ -221,10 +193,12 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     if len(argv) != 1 or not options.out:
         raise UserError("give one file and --out=FILE, see --help")
-    lines = convert(
-        Path(argv[0]), Path(options.out), options.bad_rows, options.source, options.split
-    )
-    print("\n".join(lines))
+    path, out = Path(argv[0]), Path(options.out)
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    print(convert(path, out, options.bad_rows, options.source, options.split, tell))
 
 
 if __name__ == "__main__":

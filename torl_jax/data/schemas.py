@@ -100,6 +100,11 @@ def choose(name: str, columns: Sequence[str], among: Sequence[Schema]) -> Schema
             return candidate
     shown = [c if c.isprintable() else ascii(c) for c in columns[:COLUMNS_LISTED]]
     more = f" and {len(columns) - COLUMNS_LISTED} more" if len(columns) > COLUMNS_LISTED else ""
+    if {"messages", "tools"} <= set(columns) and not any("messages" in c.needed for c in among):
+        raise UserError(
+            f"{name} has conversations (messages and tools): make rows of them with python -m "
+            "torl_jax.data.convert, and give what it writes"
+        )
     needed = " or ".join(dict.fromkeys(" + ".join(c.needed) for c in among))
     raise UserError(
         f"{name} has the columns {', '.join(shown) or '(none)'}{more}, but {needed} is needed: "

@@ -146,6 +146,21 @@ class ModelConfig:
                 f"{max(self.eos_ids)}; give the tokenizer that belongs to the model"
             )
 
+    def check_positions(
+        self,
+        tokens: int,
+        what: str = "config.sampler.max_prompt + max_response",
+        mend: str = "lower them, or take a model with more",
+    ) -> None:
+        """UserError where a sequence of `tokens` tokens is longer than any that the model was made
+        for. `what` names the sequence, `mend` what to change.
+        """
+        if tokens > self.max_positions:
+            raise UserError(
+                f"{what}: {tokens} tokens, but the model has {self.max_positions} positions "
+                f"({POSITIONS} in its config.json): {mend}"
+            )
+
     def to_hf(self) -> dict[str, Any]:
         """A `config.json` that transformers (4 and 5) and `from_hf` read alike."""
         eos = list(self.eos_ids)

@@ -75,6 +75,7 @@ class Planner:
     def plan(self, cfg: config.Config) -> Plan:
         """Compiles all programs of `cfg`; UserError where model or mesh do not fit together."""
         shape, vocab = programs.architecture(cfg.model)
+        shape.check_positions(cfg.sampler.longest)
         run = Run(cfg, shape, vocab, self.devices, self.host_devices)
         load = estimate.expected(cfg, self.prompt, self.response)
         return Plan(

@@ -80,8 +80,13 @@ class ToolRLReward:
             raise ValueError(f"matching is {self.matching!r}, expected 'greedy' or 'optimal'")
         if self.schedule not in ("released", "paper"):
             raise ValueError(f"schedule is {self.schedule!r}, expected 'released' or 'paper'")
-        if self.steps < (self.schedule == "paper"):
-            raise ValueError(f"steps is {self.steps}, expected the run's steps for 'paper', or 0")
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}, expected 0 or more")
+        if self.schedule == "paper" and not self.steps:
+            raise ValueError(
+                "schedule is 'paper', which counts shares of a run, and steps is 0: give "
+                "ToolRLReward(steps=N) the run's number of steps (a run gives it config.run.steps)"
+            )
 
     @property
     def rules(self) -> Rules:

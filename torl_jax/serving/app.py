@@ -47,7 +47,7 @@ class Served:
     """What this server offers: the model's name, its context in tokens, how it converses.
 
     `level`: of the sandbox, "off" without one. `executes`: whether calls can be carried out;
-    `tools`: the names of those that a ToolRL policy may have carried out.
+    `tools`: the names of those that a ToolRL policy may have carried out; `markup`: the recipe's.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Served:
     dialect: Dialect
     level: str
     executes: bool
+    markup: str
     tools: tuple[str, ...] = ()
 
 

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from torl_jax.data import conversations
 from torl_jax.episode import Problem
 from torl_jax.errors import UserError
 from torl_jax.protocols import dialogue
@@ -86,13 +87,15 @@ def toolrl(chat: ChatTemplate, served: Sequence[dialogue.Tool] = ()) -> Dialect:
                 "tools",
             )
         try:
-            tools = served if ask.execute else [dialogue.Tool.from_openai(t) for t in ask.tools]
+            own = conversations.functions(ask.tools).values()
+            tools = served if ask.execute else [function.shown() for function in own]
             if not tools:
                 return Opening(_render(chat, ask.messages))
-            own = [m["content"] for m in ask.messages if m["role"] == "system"]
+            system = [m["content"] for m in ask.messages if m["role"] == "system"]
             said = [message for message in ask.messages if message["role"] != "system"]
+            said = conversations.answered(said, len(ask.messages) - len(said))
             messages = [
-                {"role": "system", "content": dialogue.system(tools, "\n\n".join(own))},
+                {"role": "system", "content": dialogue.system(tools, "\n\n".join(system))},
                 {"role": "user", "content": dialogue.history(said)},
             ]
         except ValueError as error:

@@ -158,8 +158,8 @@ def _until_idle(batch: Batch) -> "asyncio.Future[None]":
 def _greeting(served: Served, batch: Batch, address: Address) -> str:
     tools = f"tools: {' '.join(served.tools)}, " if served.tools else ""
     return (
-        f"serve: {address.url}, model {served.name}, {batch.slots} slots of {served.context} "
-        f"tokens, sandbox level: {served.level}, {tools}"
+        f"serve: {address.url}, model {served.name}, markup {served.markup}, {batch.slots} slots "
+        f"of {served.context} tokens, sandbox level: {served.level}, {tools}"
         f"{'token required' if address.token else 'no token'}"
     )
 

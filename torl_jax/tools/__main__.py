@@ -6,7 +6,8 @@
 
 What is read: FILE.py (its public functions), an OpenAPI 3 document (FILE.json, FILE.yaml or
 a URL; after # the server's URL), mcp:COMMAND or mcp:URL. `--call` may have several lines;
-what it prints on stdout is what the policy would read.
+what it prints on stdout is what the policy would read. Exit code 0 where all of them did well,
+1 where a tool's answer is an error or came too late, 2 for bad input.
 """
 
 import logging
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> None:
             raise UserError(f"the call could not be made: {error}") from error
         print(seen.text)
         print(f"[{seen.status}; {seen.seconds:.3f} s]", file=sys.stderr)
+    sys.exit(0 if seen.passed else 1)
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ def _payload(body: dict[str, Any] | None) -> tuple[str, Any, bool]:
         kind = media.partition(";")[0].strip().lower()
         if kind in (JSON, FORM) or kind.endswith("+json"):
             return media, schemas.merged(holder.get("schema", {})), bool(body.get("required"))
-    if body.get("required"):
+    if content or body.get("required"):
         raise ValueError(f"its body is {' or '.join(content) or 'of no media type'}")
     return "", {}, False
 

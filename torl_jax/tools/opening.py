@@ -56,6 +56,11 @@ def _open(
     memory_mb: int,
 ) -> Toolbox:
     if source.startswith(MCP):
+        if not source.removeprefix(MCP).strip():
+            raise UserError(
+                f"tools: {source!r} names no server: write mcp:COMMAND ARGUMENTS or "
+                "mcp:https://HOST/PATH"
+            )
         return MCPTools(source.removeprefix(MCP), workers, variables, headers)
     if source.endswith(".py"):
         return PythonTools(source, workers, variables, memory_mb)

@@ -7,6 +7,7 @@ parameters are a model's. What a model *writes* as a program belongs into the sa
 import functools
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -21,6 +22,8 @@ from torl_jax.tools.toolbox import Function, Outcome, ToolFailure
 
 START_SECONDS = 60.0  # to import the file
 SLACK = 10.0  # seconds that a worker may take beyond the call's own time limit
+# What the pool puts around a worker's own last words, where it ends because of the file.
+SAID = re.compile(r"^worker did not start: (.+) \(exit status 1\)$")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -52,7 +55,8 @@ class PythonTools:
             found = self._pool.submit({"describe": True}, START_SECONDS).result()["functions"]
         except WorkerError as error:
             self._pool.close()
-            raise UserError(f"the tools of {path} cannot be used: {error}") from error
+            words = SAID.sub(r"\1", str(error))
+            raise UserError(f"the tools of {path} cannot be used: {words}") from error
         self.functions: Mapping[str, Function] = {each["name"]: Function(**each) for each in found}
 
     def submit(self, name: str, parameters: Mapping[str, Any], timeout: float) -> "Future[Outcome]":

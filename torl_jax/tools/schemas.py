@@ -3,7 +3,8 @@
 Of JSON Schema (2020-12, and OpenAPI 3.0's dialect) what says which values a model may
 give: type, enum, const, properties, required, additionalProperties, items, anyOf, oneOf,
 allOf, $ref within the document, nullable. What else a schema says (patterns, ranges) is
-left to the tool itself. One rule is stricter: an integer is written without a point.
+left to the tool itself. One rule is stricter: an integer is written without a point. A keyword
+that is null is not there, as in tables, which have a column for each.
 """
 
 import json
@@ -96,10 +97,10 @@ def kinds(schema: Any) -> list[str]:
     """The types that a resolved schema names, those of its alternatives where it has some."""
     if not isinstance(schema, dict):
         return []
-    found = schema.get("type", [])
+    found = schema.get("type") or []
     found = [found] if isinstance(found, str) else list(found)
     for key in ("anyOf", "oneOf"):
-        found += [kind for each in schema.get(key, ()) for kind in kinds(each)]
+        found += [kind for each in schema.get(key) or () for kind in kinds(each)]
     return list(dict.fromkeys(found))
 
 
@@ -109,7 +110,7 @@ def fault(schema: Any, parameters: Mapping[str, Any]) -> str:
     `schema` is resolved and of an object; unknown parameters are faults unless it has
     `additionalProperties`, whose schema they then must fit.
     """
-    properties, others = schema.get("properties", {}), schema.get("additionalProperties", False)
+    properties, others = schema.get("properties") or {}, schema.get("additionalProperties", False)
     if others is None or others is False:
         for key in parameters:
             if key not in properties:
@@ -136,10 +137,10 @@ def wrong(schema: Any, value: Any, where: str) -> str:
     if legal is not None and not any(_same(value, each) for each in legal):
         return f"{where} is {shown(value)}, expected one of {', '.join(map(shown, legal))}"
     for key in ("anyOf", "oneOf"):
-        found = [wrong(each, value, where) for each in schema.get(key, ())]
+        found = [wrong(each, value, where) for each in schema.get(key) or ()]
         if found and all(found):
             return " or ".join(dict.fromkeys(found))
-    for each in schema.get("allOf", ()):
+    for each in schema.get("allOf") or ():
         if found := wrong(each, value, where):
             return found
     return _inside(schema, value, where)
@@ -148,7 +149,10 @@ def wrong(schema: Any, value: Any, where: str) -> str:
 def _inside(schema: dict[str, Any], value: Any, where: str) -> str:
     """What is wrong inside an object or an array."""
     if isinstance(value, dict):
-        properties, others = schema.get("properties", {}), schema.get("additionalProperties", True)
+        properties, others = (
+            schema.get("properties") or {},
+            schema.get("additionalProperties", True),
+        )
         for key in needed(schema):
             if key not in value:
                 return f"{where} lacks {shown(key)}"

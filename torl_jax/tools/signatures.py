@@ -11,7 +11,7 @@ A function is public if it is defined in the module and its name has no leading
 underscore, or if `__all__` names it. Each needs a docstring, whose text before `Args:`
 is the description, and a hint for every parameter: str, int, float, bool, None, list,
 dict, Literal, unions of these, Any. A parameter's own description is a text in its
-Annotated, or its lines under `Args:`.
+Annotated, or its lines under `Args:`, where nothing but parameters may be described.
 """
 
 import inspect
@@ -84,6 +84,11 @@ def described(function: Callable[..., Any]) -> dict[str, Any]:
             required.append(key)
         else:
             properties[key]["default"] = _default(parameter.default, f"{key} of {name}")
+    if strange := [key for key in notes if key.lstrip("*") not in properties]:
+        raise ValueError(
+            f"the docstring of {name} describes {strange[0]} under Args:, which is no parameter "
+            f"({', '.join(properties) or 'it has none'}): mend its name, or take it away"
+        )
     shape = {"type": "object", "properties": properties, "required": required}
     return {"name": name, "description": " ".join(about.split()), "schema": shape}
 

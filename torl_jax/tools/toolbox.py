@@ -34,13 +34,35 @@ class Function:
     description: str
     schema: Mapping[str, Any]
 
+    @classmethod
+    def from_openai(cls, tool: Mapping[str, Any]) -> "Function":
+        """A tool of an OpenAI-style request: {"type": "function", "function": {...}}, or what is
+        in its `function`. Raises ValueError.
+
+        Its `parameters` are a JSON schema, with references into itself, or the properties of one.
+        """
+        known = dialogue.Tool.from_openai(tool)
+        schema = tool.get("function", tool).get("parameters") or {}
+        if not (isinstance(schema.get("type"), str) or "properties" in schema):
+            schema = {"properties": schema}
+        try:
+            schema = schemas.merged(schemas.resolved(schema, schema))
+            made = cls(known.name, known.description, schema)
+            made.shown()
+        except (TypeError, AttributeError, ValueError) as error:
+            reason = f"the parameters of {known.name} are no JSON schema ({error})"
+            raise ValueError(reason) from error
+        return made
+
     def shown(self) -> dialogue.Tool:
         """As a prompt shows it; legal values, which have no place there, join the description."""
         properties = {}
-        for key, value in self.schema.get("properties", {}).items():
-            found = properties[key] = dict(value) if isinstance(value, Mapping) else {}
-            if "enum" in found:
-                legal = ", ".join(map(json.dumps, found["enum"]))
+        for key, value in (self.schema.get("properties") or {}).items():
+            schema = value if isinstance(value, Mapping) else {}
+            found = {k: v for k, v in schema.items() if v is not None or k == "default"}
+            properties[key] = found
+            if values := found.get("enum"):
+                legal = ", ".join(map(json.dumps, values))
                 found["description"] = f"{found.get('description', '')} One of {legal}.".strip()
             if "type" not in found and (kinds := schemas.kinds(found)):
                 found["type"] = kinds[0] if len(kinds) == 1 else kinds

@@ -18,6 +18,7 @@ import resource
 import signal
 import sys
 import time
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
@@ -39,10 +40,14 @@ def main(path: str, memory: int) -> None:
     signal.signal(signal.SIGTERM, end)
     kernel.die_with_parent(signal.SIGTERM)
     try:
-        functions = load(path)
-        described = [signatures.described(function) for function in functions.values()]
+        module = load(path)
     except Exception as error:
         sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    try:
+        functions = signatures.functions(module)
+        described = [signatures.described(function) for function in functions.values()]
+    except ValueError as error:  # words for its author, who need not know our exceptions
+        sys.exit(" ".join(str(error).split()))
     messages.write(replies, {"ready": True})
     while (request := messages.read(requests)) is not None:
         if "describe" in request:
@@ -58,8 +63,8 @@ def end(number: int, frame: FrameType | None) -> NoReturn:
     os._exit(1)
 
 
-def load(path: str) -> Functions:
-    """The public functions of the file, which is run for it."""
+def load(path: str) -> types.ModuleType:
+    """The file as a module, which is run for it."""
     sys.path.insert(0, str(Path(path).resolve().parent))
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None or spec.loader is None:
@@ -67,7 +72,7 @@ def load(path: str) -> Functions:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # as an import does: pickle and dataclasses look there
     spec.loader.exec_module(module)
-    return signatures.functions(module)
+    return module
 
 
 def begin(

@@ -25,15 +25,24 @@ def test_the_gold_is_worth_the_most_there_is(held_out):
         assert found.total == (1.0 if each.source == "none" else 4.0)
 
 
+def test_which_of_two_errands_a_value_is_for_can_be_told_by_its_kind():
+    kinds = {word: name for name, words in WORDS.items() for word in words}
+    pairs = [each.errands for each in asked(4, 300, kinds=("two",))]
+    apart = [pair for pair in pairs if pair[0].tool != pair[1].tool]
+    assert len(apart) > 200
+    for pair in apart:
+        first, second = ({kinds.get(v, "number") for v in errand.values} for errand in pair)
+        assert not first & second
+
+
 def test_what_a_call_needs_is_listed_and_said():
     for each in asked(4, 300):
         for call in each.calls:
             assert call.tool in each.tools
             assert list(call.arguments) == [p.name for p in TOOLS[call.tool].parameters]
         for errand in each.errands:
-            for value in errand.arguments.values():
-                for one in value if isinstance(value, list) else [value]:
-                    assert f" {one}" in each.text
+            for value in errand.values:
+                assert f" {value}" in each.text
 
 
 def test_where_no_tool_fits_none_is_listed():
@@ -74,7 +83,8 @@ def test_the_words_are_apart_from_one_another():
 @pytest.mark.parametrize("held_out", [False, True])
 def test_all_tools_turn_up_on_either_side(held_out):
     used = {e.tool for each in asked(8, 800, held_out) for e in each.errands}
-    assert used == set(TOOLS)
+    several = {n for n, t in TOOLS.items() if [p.type for p in t.parameters] != ["string"]}
+    assert used == (several if held_out else set(TOOLS))
 
 
 def test_no_errand_of_any_training_seed_is_held_out():
@@ -124,10 +134,10 @@ def test_a_problem_letter_for_letter():
         "people": {"description": "", "type": "array", "default": ""},
         "hour": {"description": "", "type": "integer", "default": ""},
     }
-    assert each.question == "Can you pay 14 coins to David?"
+    assert each.question == "Can you pay 26 coins to Marta?"
     assert each.answer == (
         "<think> Which tool fits? </think>\n<tool_call>\n"
-        '{"name": "send_money", "parameters": {"person": "David", "amount": 14}}\n</tool_call>'
+        '{"name": "send_money", "parameters": {"person": "Marta", "amount": 26}}\n</tool_call>'
     )
 
 

@@ -97,9 +97,9 @@ def test_the_corpus_leaves_room_for_learning():
     mean = sum(each.total for each in found) / len(found)
     form = sum(each.parts["format"] for each in found) / len(found)
     right = sum(each.correct for each in found) / len(found)
-    assert 0.3 < mean < 1.2
-    assert 0.3 < form < 0.55
-    assert 0.1 < right < 0.25
+    assert 0.3 < mean < 1.5
+    assert 0.3 < form < 0.6
+    assert 0.1 < right < 0.35
 
 
 def test_flaws_leave_calls_that_can_be_read():

@@ -105,8 +105,8 @@ TOOLS = Corpus(
         f"Markup: {_shares(toolcorpus.HABITS, sum(toolcorpus.HABITS.values()))}.\n"
         f"Flaws of the calls, each by itself: {_shares(toolcorpus.FLAWS, 1.0)}.\n"
         f"{len(requests.TOOLS)} tools; problems take turns: {', '.join(toolcorpus.KINDS)}.\n"
-        f"Errands (a tool and its arguments) that are held out (one in {requests.HELD_OUT_SHARE}) "
-        "are never asked for in it."
+        f"Errands (a tool and its arguments) that are held out (one in {requests.HELD_OUT_SHARE} "
+        "of those of\nseveral values) are never asked for in it."
     ),
     gate=(
         "held-out documents a kind (right markup, no flaw, teacher forcing) in which\n"
@@ -116,7 +116,7 @@ TOOLS = Corpus(
     chat_template=toolcorpus.TEMPLATE,
     typical=toolcorpus.DRILLS * 3 // 2,
     # The reward counts values one by one: it teaches calls that are not right as wholes yet.
-    needed=0.6,
+    needed=0.7,
 )
 CORPORA = {corpus.name: corpus for corpus in (ARITHMETIC, TOOLS)}
 

@@ -2,12 +2,14 @@
 
 A problem is a list of one to three tools (its system message) and a request for one or two
 errands, or for one that no listed tool does. The gold answer holds the calls, or, where no tool
-fits, a response. Names, numbers and lists come from small vocabularies, so that a model below a
-million parameters can copy them without error and what is left to learn is *how to call*.
+fits, a response. What is left to learn is *how to call*, if a model below a million parameters can
+copy: names and numbers come from vocabularies that are too large to learn by heart which of them a
+tool is given, and of two errands, if not of one tool, each has vocabularies of its own.
 
 A problem is a pure function of (seed, index, kinds, held_out). An errand (a tool and its
 arguments) is held out or not by a hash of its own, and a problem holds errands of one side only:
-no errand of a held-out problem is ever asked for, listed tools or not, in training.
+no errand of a held-out problem is ever asked for, listed tools or not, in training. Errands of one
+value are never held out: that a tool is not given a certain word would be learnt as a rule.
 """
 
 import dataclasses
@@ -23,10 +25,10 @@ from torl_jax.errors import UserError
 from torl_jax.protocols import dialogue
 from torl_jax.protocols.dialogue import Tool
 
-HELD_OUT_SHARE = 8  # one in so many errands is held out
+HELD_OUT_SHARE = 8  # one in so many errands of several values is held out
 SIZES = {1: 4, 2: 4, 3: 2}  # lengths of the list of tools, and how often each is
 MOST_PARAMETERS = 5  # of all listed tools together: prompts stay short
-SAME_TOOL_SHARE = 0.25  # of two errands
+SAME_TOOL_SHARE = 0.1  # of two errands
 THOUGHT = "Which tool fits?"
 NO_TOOL = "No tool can do that."
 FRAMES = {
@@ -38,21 +40,36 @@ KINDS = ("one", "two", "none")
 # One in eight asks for what no tool does.
 TURNS = ("one", "two", "one", "two", "one", "none", "one", "two")
 
+_WORDS = {
+    "city": """
+        Oslo Rome Paris Lima Cairo Delhi Quito Tokyo Berlin Madrid Vienna Athens Dublin Lisbon
+        Prague Warsaw Kyoto Osaka Seoul Hanoi Dakar Tunis Accra Lagos Nairobi Havana Bogota Denver
+        Boston Austin Geneva Milan Naples Turin Lyon Porto Seville Bergen Malmo Riga
+    """,
+    "person": """
+        Anna Ben Clara David Emma Felix Grace Hugo Ida Jonas Karla Leo Marta Nils Olga Paul Rosa
+        Simon Tara Ulf Vera Walter Yara Zoe Adam Bella Carl Diana Erik Fiona Georg Helen Ivan
+        Julia Kurt Lena Max Nora Otto Petra
+    """,
+    "item": """
+        milk rice salt bread tea apples eggs soup sugar flour butter cheese beans nuts honey pears
+        plums grapes lemons onions leeks corn oats pasta fish ham juice jam oil soap
+    """,
+    "room": "kitchen bedroom office hall attic garage cellar studio library nursery pantry lounge",
+    "money": "euro yen peso rupee dollar pound franc krone rand real lira won",
+    "colour": "red blue green yellow black white pink purple orange brown grey silver gold beige",
+    "word": """
+        house river tree bridge moon stone cloud field garden window mountain summer winter forest
+        island letter mirror needle ocean pencil
+    """,
+    "language": """
+        French Hindi Greek Korean Swahili German Polish Turkish Arabic Danish Finnish Thai
+    """,
+}
 WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "city": (
-            "Oslo", "Rome", "Paris", "Lima", "Cairo", "Delhi", "Quito", "Tokyo", "Berlin", "Madrid",
-        ),
-        "person": ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Ida"),
-        "item": ("milk", "rice", "salt", "bread", "tea", "apples", "eggs", "soup"),
-        "room": ("kitchen", "bedroom", "office", "hall", "attic", "garage"),
-        "money": ("euro", "yen", "peso", "rupee", "dollar"),
-        "colour": ("red", "blue", "green", "yellow", "black", "white"),
-        "word": ("house", "river", "tree", "bridge", "moon", "stone"),
-        "language": ("French", "Hindi", "Greek", "Korean", "Swahili"),
-    }
-)  # fmt: skip
-NUMBERS = range(2, 25)
+    {kind: tuple(words.split()) for kind, words in _WORDS.items()}
+)
+NUMBERS = range(2, 40)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +96,11 @@ class Invented:
     description: str
     parameters: tuple[Parameter, ...]
     phrasings: tuple[str, ...]
+
+    @property
+    def drawn(self) -> set[str]:
+        """The vocabularies that its values come from."""
+        return {p.drawn for p in self.parameters}
 
     @property
     def described(self) -> Tool:
@@ -172,9 +194,15 @@ class Errand:
         return json.dumps({"name": self.tool, "parameters": dict(self.arguments)})
 
     @property
+    def values(self) -> list[Any]:
+        """All values, those of lists one by one."""
+        given = self.arguments.values()
+        return [one for each in given for one in (each if isinstance(each, list) else [each])]
+
+    @property
     def held_out(self) -> bool:
         """Whether it belongs to evaluation."""
-        return zlib.crc32(self.line.encode()) % HELD_OUT_SHARE == 0
+        return len(self.values) > 1 and zlib.crc32(self.line.encode()) % HELD_OUT_SHARE == 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +273,8 @@ def request(
     while kind == "two" and len(errands) < 2:
         first = errands[0].tool
         same = rng.random() < SAME_TOOL_SHARE
-        second = _errand(rng, held_out, [n for n in TOOLS if (n == first) == same])
+        other = [n for n, tool in TOOLS.items() if not tool.drawn & TOOLS[first].drawn]
+        second = _errand(rng, held_out, [first] if same else other)
         sizes = {e.tool: len(e.arguments) for e in (errands[0], second)}
         if second != errands[0] and sum(sizes.values()) <= MOST_PARAMETERS:
             errands.append(second)

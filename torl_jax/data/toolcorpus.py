@@ -12,8 +12,9 @@ which flaws are drawn without a look at the request: the base knows every habit 
 so a structured reward has something to choose among, and most answers something partly right.
 Held-out problems never occur.
 
-The stream begins with drills: one errand, no list of tools, the right answer. A small decoder
-finds what to copy where there is little else, and much later, or not at all, in a long prompt.
+The stream begins with drills: one errand, later two, no list of tools, the right answer. A small
+decoder finds what to copy where there is little else, and much later, or not at all, in a long
+prompt.
 """
 
 import dataclasses
@@ -45,33 +46,35 @@ TEMPLATE = (
 CHAT = ChatTemplate(TEMPLATE, {"eos_token": END_OF_TEXT}, "torl_jax.data.toolcorpus")
 # Where no tool fits comes twice as often as in training: it is what is hardest to see.
 KINDS = ("one", "two", "one", "none")
-# Drills before the first other document; over half as many their share falls to nothing.
-DRILLS = 24_000
+# Drills before the first other document; over half as many their share falls to nothing. The first
+# are of one errand: words are copied after 20,000 of them, numbers after 55,000.
+DRILLS = 72_000
+SINGLE = 56_000
 RIGHT = "right"
 # Ways to write an answer, and how often each is.
 HABITS: Mapping[str, int] = MappingProxyType(
     {
-        RIGHT: 42,
-        "bare": 10,  # no thought
-        "gap": 12,  # a blank line after the thought
-        "inline": 7,  # blanks for line breaks
-        "chat": 10,  # goes on after the block
-        "open": 8,  # the block is not closed
-        "fenced": 6,  # the calls within a fence
+        RIGHT: 50,
+        "bare": 8,  # no thought
+        "gap": 10,  # a blank line after the thought
+        "inline": 6,  # blanks for line breaks
+        "chat": 9,  # goes on after the block
+        "open": 7,  # the block is not closed
+        "fenced": 5,  # the calls within a fence
         "other": 5,  # a response for a call, a call for a response
     }
 )
 # What may be wrong with the calls, each by itself, and its share of documents.
 FLAWS: Mapping[str, float] = MappingProxyType(
     {
-        "tool": 0.08,  # another tool of the list
-        "value": 0.20,  # another value of the request, or one from nowhere
-        "type": 0.20,  # a number as text, a text as list, a list as text
-        "omitted": 0.15,  # a parameter too few
-        "renamed": 0.15,  # a parameter by another name
-        "added": 0.12,  # a parameter too many
-        "extra": 0.12,  # a call too many
-        "first": 0.35,  # only the first of two calls
+        "tool": 0.06,  # another tool of the list
+        "value": 0.12,  # one that the request does not say
+        "type": 0.12,  # a number as text, a text as list, a list as text
+        "omitted": 0.10,  # a parameter too few
+        "renamed": 0.10,  # a parameter by another name
+        "added": 0.08,  # a parameter too many
+        "extra": 0.08,  # a call too many
+        "first": 0.25,  # only the first of two calls
     }
 )
 RENAMED = "value"
@@ -103,15 +106,12 @@ def _spelt_wrong(value: Any) -> Any:
 
 
 def _another(value: Any, request: Request, rng: random.Random) -> Any:
-    """A value of the same type that is not this one: the request's own where it has one."""
+    """A value of the same type that is not in the request."""
     named = [v for errand in request.errands for v in errand.arguments.values()]
-    own = [v for v in named if type(v) is type(value) and v != value]
-    if own:
-        return rng.choice(own)
     alike = [p for t in TOOLS.values() for p in t.parameters]
     while True:
         drawn = rng.choice(alike).draw(rng)
-        if type(drawn) is type(value) and drawn != value:
+        if type(drawn) is type(value) and drawn not in named:
             return drawn
 
 
@@ -213,10 +213,11 @@ def prompt(request: Request, listed: bool = True) -> str:
 
 def drill(seed: int, index: int) -> Document:
     """Document `index` of the stream as it begins."""
-    request, _ = requests.request(seed + STREAM, index, ("one",))
+    kinds = ("one",) if index < SINGLE else ("one", "two")
+    request, _ = requests.request(seed + STREAM, index, kinds)
     text = answer(RIGHT, lines_of(request, (), random.Random(0)))
     pieces = ((Author.PROMPT, prompt(request, listed=False)), (Author.POLICY, text))
-    return Document("one", "drill", pieces)
+    return Document(request.kind, "drill", pieces)
 
 
 def document(

@@ -69,6 +69,7 @@ def toolrl(c: Any) -> None:
     c.sampler.segment = 24
     c.sampler.ladder = (168,)
     c.optimizer.lr = 6e-4
+    c.optimizer.decay = 120  # two a step: to 0 with the last
     c.learner.row_tokens = 352
     c.learner.microbatch_rows = 8
     c.run.steps = 60

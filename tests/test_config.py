@@ -182,6 +182,12 @@ def test_a_reward_of_calls_is_for_calls(argument):
         quickstart.get_config(argument)
 
 
+def test_the_tool_quickstarts_rate_ends_with_its_last_step():
+    quickstart = importlib.import_module("configs.quickstart")
+    made = config.parse(quickstart.get_config("toolrl"))
+    assert made.optimizer.decay == made.run.steps * made.rl.minibatches * made.rl.epochs
+
+
 def test_the_papers_values_are_the_defaults():
     """ToRL: one call, text beyond it, nothing filtered, nothing added, one step a rollout."""
     made = config.Config()

@@ -30,7 +30,6 @@ from typing import Any
 from configs import base, torl_1p5b
 
 HUB = "RamAnanth1/toolrl-rlla4k"
-SFT_ROW = 32 * 128  # tokens; examples were cut off at 4,096 there, longer ones are dropped here
 
 
 def get_config(argument: str = "") -> Any:
@@ -109,7 +108,8 @@ def sft(c: Any) -> None:
     c.data.eval_problems = 20
     c.sampler.max_prompt = 3072
     c.sampler.max_response = 1024
-    c.learner.row_tokens = SFT_ROW
+    # Examples were cut off at 4,096 tokens there, longer ones are dropped here.
+    c.learner.row_tokens = 4096
     c.optimizer.lr = 1e-5
     c.sft.epochs = 3
     c.sft.warmup = 0.1
@@ -147,7 +147,7 @@ def smoke(c: Any) -> None:
     c.rl.problems_per_step = 4
     c.rl.group_size = min(c.rl.group_size, 2)
     # The shortest of the 400 published answers, their thoughts in them, have 570 tokens.
-    c.learner.row_tokens = 768 if c.learner.row_tokens == SFT_ROW else 512
+    c.learner.row_tokens = 768
     c.learner.microbatch_rows = 2
     c.learner.head_chunk = 256
     c.sft.epochs = 1

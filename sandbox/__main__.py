@@ -53,7 +53,8 @@ NEEDS = {
     "disk": "needs namespaces",
     "memory in sum": "needs namespaces and a control group",
 }
-# Of the others' time none is short, so that a busy machine's limits are no weaker.
+# (program, seconds it may take, status expected). Only the first is stopped by time: the others
+# have plenty, so that a busy machine is not taken for one whose limits do not hold.
 LIMITS = {
     "time": ("while True: pass", 1.0, "timeout"),
     "memory": ("bytearray(1 << 40)", 30.0, "memory"),

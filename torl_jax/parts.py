@@ -151,7 +151,7 @@ def engine(
     return Engine(
         model,
         slots=cfg.sampler.slots,
-        capacity=cfg.sampler.max_prompt + cfg.sampler.max_response,
+        capacity=cfg.sampler.longest,
         segment=cfg.sampler.segment,
         extend_rows=cfg.sampler.extend_rows,
         end_V=end_V,

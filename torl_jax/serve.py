@@ -62,7 +62,7 @@ class Hands:
 def adapted(cfg: config.Config, shape: ModelConfig, values: Any) -> config.Config:
     """The recipe for serving: slots for callers instead of groups, one context for all."""
     sampler = cfg.sampler
-    context = values.context or min(sampler.max_prompt + sampler.max_response, shape.max_positions)
+    context = values.context or min(sampler.longest, shape.max_positions)
     shape.check_positions(context, "--context", f"give at most {shape.max_positions}")
     if context <= ANSWER:
         raise UserError(

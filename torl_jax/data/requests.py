@@ -9,7 +9,7 @@ tool is given, and of two errands, if not of one tool, each has vocabularies of 
 A problem is a pure function of (seed, index, kinds, held_out). An errand (a tool and its
 arguments) is held out or not by a hash of its own, and a problem holds errands of one side only:
 no errand of a held-out problem is ever asked for, listed tools or not, in training. Errands of one
-value are never held out: that a tool is not given a certain word would be learnt as a rule.
+value are never held out: that a tool is not given a certain word might be learnt as a rule.
 """
 
 import dataclasses

@@ -248,7 +248,7 @@ class Run:
             Cache.zeros,
             self.shape,
             sampler.slots,
-            sampler.max_prompt + sampler.max_response,
+            sampler.longest,
             self.model.dtype,
         )
 

@@ -68,6 +68,7 @@ def toolrl(c: Any) -> None:
     c.sampler.max_response = 96
     c.sampler.segment = 24
     c.sampler.ladder = (168,)
+    c.eval.samples = 4  # one of 160 problems each is uncertain by 0.1
     c.optimizer.lr = 6e-4
     c.optimizer.decay = 120  # two a step: to 0 with the last
     c.learner.row_tokens = 352

@@ -22,6 +22,7 @@ def get_config(argument: str = "") -> Any:
     c = toolrl_1p5b.get_config()
     c.model.path = "meta-llama/Llama-3.2-3B-Instruct"
     c.sampler.tp = 2
+    c.sampler.slots = 48  # a token has three times the cache of Qwen2.5-3B: 8 kv heads
     c.learner.microbatch_rows = 16
     base.apply(c, argument, ARGUMENTS)
     return c

@@ -223,6 +223,17 @@ def test_seeds_that_share_no_step_are_not_drawn():
     assert len(axes.texts) == 1 and not axes.collections
 
 
+def test_rewards_in_parts_have_panels_of_their_own():
+    parts = {"rollout/reward_format": 0.9, "rollout/reward_correctness": -1.5}
+    parts |= {"eval/accuracy": 0.4, "eval/greedy_accuracy": 0.3}
+    figure = overlay.compare([run("a", rows(3, **parts)), run("b", rows(3, **parts))], NEVER)
+    assert said(panel(figure, "Correctness reward")) == "-1.50 | -1.50"
+    assert said(panel(figure, "Held-out accuracy (T=1)")) == "0.400 | 0.400"
+    # Where one run has no parts they are not compared by them.
+    mixed = overlay.compare([run("a", rows(3, **parts)), run("b", rows(3))], NEVER)
+    assert panel(mixed, "Code ratio")
+
+
 def test_runs_of_a_name_are_one_line_with_a_band():
     found = [run("one", rows(6, 0.2)), run("two", rows(6, 0.4)), run("two", rows(8, 0.6))]
     figure = overlay.compare(found, NEVER)

@@ -129,27 +129,42 @@ def draw_groups(
     return labels, right
 
 
-def compare(runs: Sequence[Run], published: Published) -> Figure:
-    """Reward, accuracies, code ratio, length and seconds a step of all runs."""
-    groups = group(runs)
+def panels(groups: Sequence[Group]) -> tuple[tuple[str, str], ...]:
+    """Titles and metrics, six; for rewards in parts, the parts instead of cost."""
     accuracy, named = held_out(groups)
-    figure, grid = sheet(2, 3, foot=0.25 if published.size else 0.0, head=head(groups))
-    panels = (
+    both = (
         ("Reward", "rollout/reward"),
         ("Accuracy in training", "rollout/accuracy"),
         (named, accuracy),
+    )
+    runs = [run.rows for one in groups for run in one.runs]
+    if all(len(series(rows, "rollout/reward_correctness")[0]) for rows in runs):
+        return (
+            *both,
+            ("Format reward", "rollout/reward_format"),
+            ("Correctness reward", "rollout/reward_correctness"),
+            ("Held-out accuracy (T=1)", "eval/accuracy"),
+        )
+    return (
+        *both,
         ("Code ratio", "rollout/code_ratio"),
         ("Response length (tokens)", "rollout/response_length"),
         ("Seconds a step", "time/step"),
     )
-    for place, (title, key) in enumerate(panels):
+
+
+def compare(runs: Sequence[Run], published: Published) -> Figure:
+    """Reward, accuracies, code ratio, length and seconds a step of all runs (see `panels`)."""
+    groups = group(runs)
+    figure, grid = sheet(2, 3, foot=0.25 if published.size else 0.0, head=head(groups))
+    for place, (title, key) in enumerate(panels(groups)):
         axes = figure.add_subplot(grid[place // 3, place % 3])
-        labels, right = draw_groups(axes, groups, key, evaluated=key == accuracy)
+        labels, right = draw_groups(axes, groups, key, evaluated=key.startswith("eval/"))
         if labels:
             mark(axes, published.curve(key), right)
         if labels and key == MEAN:
             labels += mark_penalties(axes, groups, published, right)
-        if labels and key != "rollout/reward":
+        if labels and not key.startswith("rollout/reward"):
             stand_on_zero(axes)
         if labels and key == "time/step":
             frame_times(axes, groups)

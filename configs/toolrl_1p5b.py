@@ -147,7 +147,7 @@ def smoke(c: Any) -> None:
     c.rl.problems_per_step = 4
     c.rl.group_size = min(c.rl.group_size, 2)
     # The shortest of the 400 published answers, their thoughts in them, have 570 tokens.
-    c.learner.row_tokens = 768
+    c.learner.row_tokens = 1024
     c.learner.microbatch_rows = 2
     c.learner.head_chunk = 256
     c.sft.epochs = 1

@@ -63,10 +63,17 @@ def _advice(status: int) -> dict[str, str]:
 class Front:
     """The outermost application: checks who asks and counts what is being served."""
 
-    def __init__(self, app: ASGIApp, token: str | None, refused: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        token: str | None,
+        refused: Callable[[int], None],
+        refusal: Callable[[str, int], Response] = refusal,
+    ) -> None:
+        """`refused` hears the status of each refusal, `refusal` words those of its own."""
         self.draining = False
         self.refused = refused
-        self._app = app
+        self._app, self._refusal = app, refusal
         self._token = None if token is None else token.encode()
         self._exchanges: set[_Exchange] = set()
 
@@ -97,23 +104,24 @@ class Front:
         except Exception:
             log.exception("a request failed: %s %s", scope["method"], scope["path"])
             if not exchange.started:
-                failed = refusal("the server failed; its log says how", 500)
+                failed = self._refusal("the server failed; its log says how", 500)
                 await failed(scope, exchange.receive, exchange.send)
 
     def _turn_away(self, scope: Scope) -> Response | None:
         headers = dict(scope["headers"])
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEAD_BYTES:
-            return refusal(f"headers have more than {HEAD_BYTES} bytes", 431)
+            return self._refusal(f"headers have more than {HEAD_BYTES} bytes", 431)
         if b"origin" in headers:
             # Only browsers send it: a page that somebody merely visits must not run programs here.
-            return refusal("requests of web pages are not served", 403)
+            return self._refusal("requests of web pages are not served", 403)
         if self.draining and scope["path"] != "/metrics":
-            return refusal("the server is ending", 503)
+            return self._refusal("the server is ending", 503)
         if self._token is None or scope["path"] in OPEN:
             return None
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
-            return refusal("token is missing or wrong, expected Authorization: Bearer TOKEN", 401)
+            words = "token is missing or wrong, expected Authorization: Bearer TOKEN"
+            return self._refusal(words, 401)
         return None
 
 

@@ -168,7 +168,7 @@ def test_toolrls_published_values(argument):
 def test_the_order_of_arguments_does_not_matter(one, other):
     made = toolrl_1p5b.get_config(one).to_dict()
     assert made == toolrl_1p5b.get_config(other).to_dict()
-    assert made["learner"]["row_tokens"] == 768 and made["sampler"]["max_prompt"] == 480
+    assert made["learner"]["row_tokens"] == 1024 and made["sampler"]["max_prompt"] == 480
 
 
 @pytest.mark.parametrize("argument", ["coarse", "dynamic"])

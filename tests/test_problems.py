@@ -224,6 +224,15 @@ def test_other_held_out_problems_are_another_run(tmp_path: Path) -> None:
         problems.gradable(cfg, problems.read(cfg), workdir, again=True)
 
 
+def test_a_held_out_set_out_of_reach_has_a_way_out(tmp_path: Path, monkeypatch) -> None:
+    """No network: one's own rows are held out instead, which the error says."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    mine, hub = save(tmp_path / "b.jsonl", *rows(0, 1, 2)), "nobody/at-all:data/test-*.parquet"
+    with pytest.raises(UserError, match=r"^config\.data\.eval_path: nobody/at-all.*eval_path= "):
+        problems.read(parse(path=mine, eval_path=hub, eval_problems=1))
+    assert len(problems.read(parse(path=mine, eval_path="", eval_problems=1)).held_out) == 1
+
+
 def test_a_file_for_a_source_that_reads_none_is_refused(path: str) -> None:
     with pytest.raises(UserError, match=r"data\.source=file"):
         problems.read(parse(source="arithmetic", path=path))

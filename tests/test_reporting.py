@@ -147,6 +147,21 @@ def test_what_was_not_measured_has_no_marks():
     assert curves.code_figure([{"step": 0, "eval/accuracy": 0.5}], published) is None
 
 
+def test_a_policy_that_calls_tools_uses_no_code():
+    """Nothing speaks of Python, and of what a single step cannot do there is no panel."""
+    nothing = {"rollout/executed_ratio": 0.0, "rollout/reward_length": 0.0}
+    found = rows(5, **nothing, **{"rollout/reward_correctness": 1.5})
+    for row in found:
+        row |= dict.fromkeys(key for key in row if key.startswith("rollout/pass_ratio"))
+    titles = [axes.get_title(loc="left") for axes in curves.code_figure(found, NEVER).axes]
+    assert "Call ratio (responses with calls)" in titles
+    assert not [title for title in titles if title.startswith(("Code", "Pass", "Carried"))]
+    assert panel(curves.overview(found, NEVER), "Calls")
+    parts = [axes.get_title(loc="left") for axes in curves.parts_figure(found).axes]
+    assert parts == ["Format (part of the reward)", "Correctness (part of the reward)"]
+    assert "Call ratio" in {card["title"] for card in page.headlines(found)}
+
+
 def evaluated(names: tuple[str, ...], spelled: str) -> list[dict[str, Any]]:
     values = {name: (place + 1) / 10 for place, name in enumerate(names)}
     keys = {

@@ -67,7 +67,7 @@ def read(cfg: config.Config) -> Problems:
     found = sources.read(data.path, "auto", data.bad_rows, data.columns)
     found, notes = clean.dedup(found, data.dedup)
     if data.eval_path:
-        training, held_out = found, sources.read(data.eval_path, "auto", data.bad_rows)
+        training, held_out = found, _read_held_out(data)
     else:
         training, held_out = stream.split(found, data.eval_problems, cfg.run.seed)
         if same := len(found) - len(training) - len(held_out):
@@ -77,6 +77,16 @@ def read(cfg: config.Config) -> Problems:
         asked += [dataclasses.replace(problem, source=each.name) for problem in each.problems]
     training, near = clean.decontaminate(training, asked, data.decontaminate)
     return Problems(training, held_out[: data.eval_problems], [*notes, *near])
+
+
+def _read_held_out(data: config.Data) -> list[Problem]:
+    try:
+        return sources.read(data.eval_path, "auto", data.bad_rows)
+    except UserError as error:
+        raise UserError(
+            f"config.data.eval_path: {error}; or set --config.data.eval_path= (nothing), which "
+            "holds out problems of config.data.path"
+        ) from error
 
 
 def _invented(cfg: config.Config) -> Problems:

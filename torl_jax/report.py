@@ -26,8 +26,15 @@ seeds, drawn as their mean with the range between the lowest and the highest. Wo
 are going on."""
 
 
+FIGURE_5 = (
+    "Counterpart of the paper's figure 5. A block past the call budget, never closed, or "
+    "with another after it in its turn is written but not executed."
+)
+
+
 def pictures_of(run: Run, beside: Published) -> list[Picture]:
     """The figures of one run, those that it has measured something for."""
+    calls = curves.in_parts(run.rows)
     drawn = (
         ("curves", "Curves", "", curves.overview(run.rows, beside)),
         (
@@ -44,9 +51,8 @@ def pictures_of(run: Run, beside: Published) -> list[Picture]:
         ),
         (
             "code",
-            "How the policy uses code",
-            "Counterpart of the paper's figure 5. A block past the call budget, never closed, or "
-            "with another after it in its turn is written but not executed.",
+            "How the policy calls tools" if calls else "How the policy uses code",
+            "" if calls else FIGURE_5,
             curves.code_figure(run.rows, beside),
         ),
     )

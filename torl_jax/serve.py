@@ -180,6 +180,8 @@ def main(argv: list[str]) -> None:
         ) from error
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until it serves
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    # It warns of each write to a caller who has hung up, which is no news.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     with contextlib.ExitStack() as stack:
         # Taken before the weights are read: that the port is not free is known at once.
         address = stack.enter_context(server.Address.of(values.host, values.port))

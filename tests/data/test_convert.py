@@ -60,9 +60,17 @@ BAD = [
     ('{"tools": []}', "no list of messages"),
     ({"messages": HELLO["messages"]}, "no list of tools"),
     ({"tools": ["weather"], "messages": HELLO["messages"]}, "no list of tools"),
+    ({"functions": [], "messages": HELLO["messages"]}, "key tools; the older functions go there"),
+    (
+        {"tools": [], "messages": [said("Hi", "user"), said("Ho", weight=0)]},
+        "no message of the assistant of weight 1",
+    ),
     ({"tools": [{}], "messages": HELLO["messages"]}, "a tool needs a function with a name"),
     ({"tools": [], "messages": [said("Hello", "user")]}, "no message of the assistant"),
-    ({"tools": [], "messages": [said("Hello")]}, "message 0: a history ends with a message of"),
+    (
+        {"tools": [], "messages": [said("Hello")]},
+        'message 0 follows no message of the user or of a tool: give it "weight": 0',
+    ),
     (
         {"tools": [], "messages": [said("x", "system"), said("y", "user"), said("z", "system")]},
         "message 2 has the role 'system'",
@@ -137,6 +145,15 @@ def test_nothing_to_write(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=rf"{name} is empty: give a file with conversations$"):
             convert.convert(path, out, bad_rows="skip")
     assert out.read_text() == "before"
+
+
+@pytest.mark.parametrize("name", ["out.json", "out.parquet"])
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "a.jsonl", HELLO)
+    (tmp_path / "there" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"cannot write to --out=.*{name} \(.+\): choose another"):
+        convert.convert(path, tmp_path / "there" / name)
+    assert [each.name for each in (tmp_path / "there").iterdir()] == [name]
 
 
 def test_a_reason_is_told_once_and_its_conversations_are_counted(tmp_path: Path) -> None:

@@ -125,16 +125,22 @@ def test_a_call_that_is_named_by_no_text_is_refused(given):
 
 
 @pytest.mark.parametrize(
-    ("messages", "tools", "reason"),
+    ("messages", "tools", "reason", "param"),
     [
-        ([("user", "Hi"), ("assistant", "Ho")], [WEATHER], "a history ends with"),
-        ([("user", " ")], [WEATHER], "blank"),
-        ([("user", "Hi")], [{"type": "function", "function": {}}], "needs a function with a name"),
+        ([("user", "Hi"), ("assistant", "Ho")], [WEATHER], "a history ends with", "messages"),
+        ([("user", " ")], [WEATHER], "blank", "messages"),
+        (
+            [("user", "Hi")],
+            [{"type": "function", "function": {}}],
+            "needs a function with a name",
+            "tools",
+        ),
     ],
 )
-def test_conversations_that_cannot_be_written_are_refused(messages, tools, reason):
-    with pytest.raises(Refused, match=reason):
+def test_conversations_that_cannot_be_written_are_refused(messages, tools, reason, param):
+    with pytest.raises(Refused, match=reason) as caught:
         dialogue.toolrl(CHAT)(ask(*messages, tools=tools))
+    assert caught.value.param == param
 
 
 CALL = '{"name": "weather", "parameters": {"city": "Oslo"}}'

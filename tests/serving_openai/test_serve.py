@@ -206,7 +206,9 @@ def test_other_refusals(client, server):
     assert post("/completions", b"x" * (17 << 20)).status_code == 413
     assert post("/embeddings", b"{}").json()["error"]["message"].startswith("POST /v1/embeddings")
     assert post("/models", b"{}").status_code == 405
-    assert post("/completions", b"{}", origin="http://somewhere").status_code == 403
+    turned_away = post("/completions", b"{}", origin="http://somewhere")
+    assert turned_away.status_code == 403
+    assert "web pages are not served" in turned_away.json()["error"]["message"]
 
 
 SLOW = """

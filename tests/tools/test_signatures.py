@@ -27,6 +27,19 @@ def test_a_file_becomes_tools():
     }
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("which colour", 'which colour. One of "red".'),
+        ("Which? ", 'Which? One of "red".'),
+        (None, 'One of "red".'),
+    ],
+)
+def test_legal_values_are_a_sentence_of_their_own(said, shown):
+    schema = {"properties": {"x": {"type": "string", "description": said, "enum": ["red"]}}}
+    assert Function("paint", "Paints.", schema).shown().parameters["x"]["description"] == shown
+
+
 def test_a_policy_is_shown_types_defaults_and_legal_values():
     shown = Function(**signatures.described(sample.weather)).shown()
     assert shown.entry(1) == (

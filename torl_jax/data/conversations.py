@@ -42,7 +42,9 @@ def steps(conversation: Mapping[str, Any]) -> list[Step]:
     """
     tools = conversation.get("tools")
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise ValueError("no list of tools under the key tools")
+        older = '; the older functions go there, each as {"type": "function", "function": ...}'
+        hint = older if "functions" in conversation else ""
+        raise ValueError(f"no list of tools under the key tools{hint}")
     messages = conversation.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ValueError("no list of messages under the key messages")
@@ -56,13 +58,20 @@ def steps(conversation: Mapping[str, Any]) -> list[Step]:
     found = []
     for place, message in enumerate(messages):
         if message["role"] == "assistant" and _learnt(message, begin + place):
+            if not place or messages[place - 1]["role"] == "assistant":
+                raise ValueError(
+                    f"message {begin + place} follows no message of the user or of a tool: give it "
+                    '"weight": 0, which keeps it as history'
+                )
             try:
                 said = dialogue.history(messages[:place], begin)
                 found.append(Step(system, said, _target(message, known)))
             except ValueError as error:
                 raise ValueError(f"message {begin + place}: {error}") from error
     if not found:
-        raise ValueError("no message of the assistant")
+        roles = [message["role"] for message in messages]
+        weighted = " of weight 1" if "assistant" in roles else ""
+        raise ValueError(f"no message of the assistant{weighted}")
     return found
 
 

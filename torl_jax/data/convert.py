@@ -140,12 +140,18 @@ def save(path: Path, made: Sequence[Step], source: str, split: str) -> None:
     """Writes the rows as the suffix of `path` says; whole or not at all."""
     if path.suffix == ".json":
         text = json.dumps([raw(step) for step in made], ensure_ascii=False, indent=1)
-        record.replace(epath.Path(path), text.encode())
-        return
-    rows = [row(step, number, source, split) for number, step in enumerate(made)]
-    table, buffer = pyarrow.Table.from_pylist(rows, schema=LAYOUT), io.BytesIO()
-    pyarrow.parquet.write_table(table, buffer)
-    record.replace(epath.Path(path), buffer.getvalue())
+        data = text.encode()
+    else:
+        rows = [row(step, number, source, split) for number, step in enumerate(made)]
+        table, buffer = pyarrow.Table.from_pylist(rows, schema=LAYOUT), io.BytesIO()
+        pyarrow.parquet.write_table(table, buffer)
+        data = buffer.getvalue()
+    try:
+        record.replace(epath.Path(path), data)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to --out={path} ({error.strerror}): choose another place, or make room"
+        ) from error
 
 
 def convert(

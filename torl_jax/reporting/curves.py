@@ -78,6 +78,25 @@ CODE = (
 )
 
 
+# What the same figures are called where the policy calls tools by name.
+CALLS = {
+    "Code": "Calls",
+    "Code ratio (responses with code)": "Call ratio (responses with calls)",
+    "Pass ratio (executed blocks)": "Pass ratio (blocks carried out)",
+    "Executed ratio (written blocks)": "Carried out (written blocks)",
+}
+
+
+def in_parts(rows: Sequence[Row]) -> bool:
+    """Whether this is a run with ToolRL's reward, whose policy calls tools instead of Python."""
+    return bool(len(series(rows, "rollout/reward_correctness")[0]))
+
+
+def said(rows: Sequence[Row], key: str) -> bool:
+    """Whether a metric was measured, and was ever anything but 0."""
+    return bool(np.any(series(rows, key)[1]))
+
+
 def overview(rows: Sequence[Row], published: Published) -> Figure:
     """The six panels of a run."""
     marks = published.curve("rollout/reward")
@@ -90,7 +109,7 @@ def overview(rows: Sequence[Row], published: Published) -> Figure:
             Line("held out, greedy", "eval/greedy_accuracy", RED, evaluated=True),
         ],
         "Code": [
-            Line("code ratio", "rollout/code_ratio", BLUE),
+            Line("ratio", "rollout/code_ratio", BLUE),
             Line("pass ratio", "rollout/pass_ratio", GREEN),
         ],
         "Response length (tokens)": [
@@ -104,7 +123,7 @@ def overview(rows: Sequence[Row], published: Published) -> Figure:
         axes = figure.add_subplot(cell)
         reward = title == "Reward"
         draw(axes, rows, lines, from_zero=not reward, marks=marks if reward else ())
-        dress(axes, title)
+        dress(axes, CALLS.get(title, title) if in_parts(rows) else title)
     halves = grid[1, 1].subgridspec(2, 1, hspace=0.45)
     upper, lower = halves[0], halves[1]
     for half, line, title in (
@@ -204,10 +223,11 @@ def benchmark_figure(rows: Sequence[Row], published: Published) -> Figure | None
 
 def parts_figure(rows: Sequence[Row]) -> Figure | None:
     """The parts of ToolRL's reward, in training and held out; None for another reward."""
-    if not any(len(series(rows, f"rollout/reward_{part}")[0]) for part in PARTS):
+    if not in_parts(rows):
         return None
-    figure, grid = sheet(1, 3)
-    for place, part in enumerate(PARTS):
+    parts = [part for part in PARTS if part != "length" or said(rows, "rollout/reward_length")]
+    figure, grid = sheet(1, len(parts))
+    for place, part in enumerate(parts):
         lines = [
             Line("train", f"rollout/reward_{part}", SKY),
             Line("held out, T=1", f"eval/reward_{part}", BLUE, evaluated=True),
@@ -224,9 +244,16 @@ def code_figure(rows: Sequence[Row], published: Published) -> Figure | None:
     keys = [line.key for _, _, lines in CODE for line in lines]
     if not any(len(series(rows, key)[0]) for key in keys):
         return None
+    calls = in_parts(rows)
+    # A single step carries nothing out: what is never anything but 0 or unknown says nothing.
+    panels = [
+        (CALLS.get(title, title) if calls else title, from_zero, lines)
+        for title, from_zero, lines in CODE
+        if not calls or any(said(rows, line.key) for line in lines)
+    ]
     drawn = any(published.curve(key) for key in keys)
-    figure, grid = sheet(2, 3, foot=0.25 if drawn else 0.0)
-    for place, (title, from_zero, lines) in enumerate(CODE):
+    figure, grid = sheet(-(-len(panels) // 3), 3, foot=0.25 if drawn else 0.0)
+    for place, (title, from_zero, lines) in enumerate(panels):
         axes = figure.add_subplot(grid[place // 3, place % 3])
         draw(axes, rows, lines, from_zero, marks=published.curve(lines[0].key))
         if not from_zero:

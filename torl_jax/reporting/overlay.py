@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from torl_jax.errors import UserError
 from torl_jax.reporting.anchors import PENALTY, READ_OFF, STEP_SECONDS, Published, complete, setting
-from torl_jax.reporting.curves import benchmarks
+from torl_jax.reporting.curves import benchmarks, in_parts
 from torl_jax.reporting.panels import (
     BLACK,
     BLUE,
@@ -137,8 +137,7 @@ def panels(groups: Sequence[Group]) -> tuple[tuple[str, str], ...]:
         ("Accuracy in training", "rollout/accuracy"),
         (named, accuracy),
     )
-    runs = [run.rows for one in groups for run in one.runs]
-    if all(len(series(rows, "rollout/reward_correctness")[0]) for rows in runs):
+    if all(in_parts(run.rows) for one in groups for run in one.runs):
         return (
             *both,
             ("Format reward", "rollout/reward_format"),

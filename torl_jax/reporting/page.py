@@ -13,10 +13,12 @@ import numpy as np
 from torl_jax.logs import METRICS
 from torl_jax.reporting import overlay
 from torl_jax.reporting.anchors import CURVES, MORE_CALLS, Published
+from torl_jax.reporting.curves import in_parts
 from torl_jax.reporting.panels import Row, number, series
 from torl_jax.reporting.runs import Run, differences, dumps
 from torl_jax.transcript import visible
 
+# Title, metric, note; and what they are called where the policy calls tools by name.
 HEADLINES = (
     ("Held-out accuracy", "eval/accuracy", "T = 1"),
     ("Held-out accuracy", "eval/greedy_accuracy", "greedy"),
@@ -25,7 +27,10 @@ HEADLINES = (
     ("Reward", "rollout/reward", "training"),
     ("Response length", "rollout/response_length", "tokens"),
 )
-
+CALLS = {
+    "Code ratio": ("Call ratio", "responses with calls"),
+    "Code pass ratio": ("Pass ratio", "blocks"),
+}
 
 NEAR = 5  # steps that a figure of this run is the mean of, where it stands beside the paper's
 
@@ -51,6 +56,7 @@ def headlines(rows: Sequence[Row]) -> list[dict[str, str]]:
         if len(values):
             window = 1 if key.startswith("eval/") else max(1, len(values) // 20)
             start, end = values[:window].mean(), values[-window:].mean()
+            title, note = CALLS.get(title, (title, note)) if in_parts(rows) else (title, note)
             cards.append({"title": title, "note": note, "start": number(start), "end": number(end)})
     return cards
 

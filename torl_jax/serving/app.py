@@ -89,7 +89,7 @@ class App:
         kinds = (Refused, Failed, Full, Ending, Dead, Held, BadRequest, HTTPException, Gone)
         handlers: dict[Any, Any] = dict.fromkeys((*kinds, Exception), _refuse)
         app = Starlette(routes=routes, exception_handlers=handlers)
-        self.front = Front(app, None, lambda status: None)
+        self.front = Front(app, None, lambda status: None, _turn_away)
 
     def _guarded(self, handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
         async def checked(request: Request) -> Response:
@@ -317,6 +317,11 @@ def _json(
 
 
 STATUSES: dict[type[Exception], int] = {Full: 429, Held: 429, Ending: 503, Dead: 500}
+
+
+def _turn_away(message: str, status: int) -> Response:
+    """What is refused before it has a route, in OpenAI's shape."""
+    return _json(answers.error(message, status), status, RETRY if status == 503 else {})
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -88,6 +88,9 @@ def toolrl(chat: ChatTemplate, served: Sequence[dialogue.Tool] = ()) -> Dialect:
             )
         try:
             own = conversations.functions(ask.tools).values()
+        except ValueError as error:
+            raise Refused(str(error), "tools") from error
+        try:
             tools = served if ask.execute else [function.shown() for function in own]
             if not tools:
                 return Opening(_render(chat, ask.messages))

@@ -63,13 +63,21 @@ class Function:
             properties[key] = found
             if values := found.get("enum"):
                 legal = ", ".join(map(json.dumps, values))
-                found["description"] = f"{found.get('description', '')} One of {legal}.".strip()
+                found["description"] = _sentences(found.get("description"), f"One of {legal}.")
             if "type" not in found and (kinds := schemas.kinds(found)):
                 found["type"] = kinds[0] if len(kinds) == 1 else kinds
         schema = {"type": "object", "properties": properties}
         return dialogue.Tool.from_openai(
             {"name": self.name, "description": self.description, "parameters": schema}
         )
+
+
+def _sentences(first: Any, second: str) -> str:
+    """Both, the first with its full stop."""
+    said = str(first or "").strip()
+    if said and said[-1] not in ".!?:;":
+        said += "."
+    return f"{said} {second}".strip()
 
 
 @dataclasses.dataclass(frozen=True)

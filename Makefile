@@ -27,7 +27,7 @@ train: setup
 	$(RUN) -m torl_jax.report $(WORKDIR)
 
 test: setup
-	$(RUN) -m pytest -m 'not parity' --numprocesses 2 --dist loadfile
+	$(RUN) -m pytest -m 'not parity' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(PIP) --editable '.[lint]'

@@ -25,3 +25,23 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared test data is not beside this checkout")
     return folder
+
+
+# Minutes each: they begin first, lest one worker end alone with the last of them.
+LONG = (
+    "test_guarded.py",
+    "test_hosts.py",
+    "test_smoke.py",
+    "test_train.py",
+    "test_options.py",
+    "test_ppo.py",
+    "test_sft.py",
+    "test_critic.py",
+    "test_live.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, all others as they were."""
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))

@@ -152,9 +152,23 @@ def test_a_finished_one_is_only_read_and_another_one_is_refused(whole, model, ba
         run(dataclasses.replace(asked, max_response=25))
 
 
+# A decode segment takes its time, so that the signal comes before the end on any machine.
+SLOWLY = """
+import runpy, time
+from torl_jax.sampler.engine import Engine
+decode = Engine.decode
+Engine.decode = lambda self: (time.sleep(0.05), decode(self))[1]
+runpy.run_module("torl_jax.evaluate_tools", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_stopped_and_torn_it_goes_on_to_the_same_results(whole, model, bank, environment, tmp_path):
+    _, module, name, *flags = command(
+        model, bank, tmp_path, "--slots=1", "--config.sampler.segment=1"
+    )
+    assert (module, name) == ("-m", "torl_jax.evaluate_tools")
     process = subprocess.Popen(
-        command(model, bank, tmp_path, "--slots=1", "--config.sampler.segment=1"),
+        [sys.executable, "-c", SLOWLY, *flags],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

@@ -1,48 +1,25 @@
-"""ZeroTIR-32B: a base model finds code execution by itself, from Qwen2.5-32B (arXiv 2505.07773).
+"""ZeroTIR-32B: as ZeroTIR-7B, from Qwen2.5-32B (arXiv 2505.07773).
 
 COMMAND   python -m torl_jax.train --config=configs/zerotir_32b.py --workdir=runs/zerotir_32b
               --config.data.path=train.parquet
 PLAN      python -m torl_jax.plan --config=configs/zerotir_32b.py --topology=v5p:4x4x4
+VARIANTS  as in configs/zerotir_7b.py
 HARDWARE  TPU v5p:4x4x4 (docs/plans.md)
-DATA      ORZ-57k, DeepMath-103K, DAPO-Math-17k
 
-Model, lengths, batch, optimiser and clip are the paper's. Not yet: its prompt and stops,
-its advantage (REINFORCE++-baseline: whitened over the batch), its group filter, and
-rollouts beside training. Until then this recipe is for plans.
+Deviations: those of configs/zerotir_7b.py.
 """
 
 from typing import Any
 
-from configs import base
+from configs import base, zerotir_7b
 
 
-def get_config() -> Any:
-    """The recipe `reinforce-baseline 32B`."""
-    c = base.get_config()
+def get_config(argument: str = "") -> Any:
+    """The recipe `reinforce-baseline 32B`, changed by the names in `argument`."""
+    c = zerotir_7b.get_config()
     c.model.path = "Qwen/Qwen2.5-32B"
-    c.model.dtype = "bfloat16"
-    c.data.bad_rows = "skip"
-    c.protocol.calls = 2
     c.sampler.slots = 64  # of each host
-    c.sampler.tp = 4
-    c.sampler.max_prompt = 1024
-    c.sampler.max_response = 8192
-    c.sampler.temperature = 1.0
-    c.rl.problems_per_step = 128
-    c.rl.group_size = 16
-    c.rl.minibatches = 1
-    c.rl.clip_low, c.rl.clip_high = 0.2, 0.28
-    c.rl.kl_coef = 0.0
-    c.rl.entropy_coef = 0.0
-    c.optimizer.lr = 1e-6
-    c.optimizer.warmup = 0
-    c.optimizer.b1, c.optimizer.b2 = 0.9, 0.95
-    c.optimizer.weight_decay = 0.0
-    c.optimizer.clip_norm = 1.0
-    c.learner.row_tokens = 1024 + 8192
+    zerotir_7b.shorter(c)
     c.learner.microbatch_rows = 64
-    c.sandbox.workers = 16
-    c.sandbox.timeout = 20.0
-    c.reward.workers = 4
-    c.checkpoint.every = 50
+    base.apply(c, argument, zerotir_7b.ARGUMENTS)
     return c

@@ -87,6 +87,59 @@ def test_each_ablation_changes_its_own_keys_only(name):
     assert both.protocol.calls == 2 and both.model.random and both.run.steps == 2
 
 
+@pytest.mark.parametrize("name", ["zerotir_1p5b", "zerotir_7b", "zerotir_32b"])
+def test_each_zerotir_argument_changes_its_own_keys_only(name):
+    module = importlib.import_module(f"configs.{name}")
+    paper = config.parse(module.get_config())
+    short = {"sampler": {"max_response": 8192}, "learner": {"row_tokens": 9216}}
+    open_filters = {
+        "accuracy_low": 0.0, "accuracy_high": 1.0, "rounds": 1, "leftovers": False, "samples": (),
+    }  # fmt: skip
+    wanted = {
+        "grpo": {"rl": {"estimator": "grpo"}},
+        "ppo": {"rl": {"estimator": "gae"}},
+        "gspo": {
+            "rl": {
+                "estimator": "grpo", "ratio": "sequence", "aggregation": "sequence",
+                "clip_low": 3e-4, "clip_high": 4e-4,
+            }
+        },
+        "cispo": {
+            "rl": {"estimator": "grpo", "surrogate": "cispo", "clip_low": 1.0, "clip_high": 2.0}
+        },
+        "zero": {
+            "rl": {"estimator": "grpo", "problems_per_step": 64}, "filters": open_filters, **short
+        },
+        "control": {"protocol": {"calls": 0}},
+        "calls4": {"protocol": {"calls": 4}},
+        "calls8": {"protocol": {"calls": 8}},
+    }  # fmt: skip
+    for argument, keys in wanted.items():
+        changed = {
+            section: dataclasses.replace(getattr(paper, section), **values)
+            for section, values in keys.items()
+        }
+        assert config.parse(module.get_config(argument)) == dataclasses.replace(paper, **changed)
+    both = config.parse(module.get_config("grpo,control"))
+    assert both.rl.estimator == "grpo" and both.protocol.calls == 0
+
+
+def test_zerotir_is_the_papers():
+    cfg = config.parse(importlib.import_module("configs.zerotir_7b").get_config())
+    assert (cfg.rl.problems_per_step, cfg.rl.group_size, cfg.rl.minibatches) == (128, 16, 1)
+    assert (cfg.rl.clip_low, cfg.rl.clip_high, cfg.rl.kl_coef, cfg.rl.entropy_coef) == (
+        0.2, 0.28, 0.0, 0.0,
+    )  # fmt: skip
+    assert (cfg.optimizer.lr, cfg.optimizer.b1, cfg.optimizer.b2) == (1e-6, 0.9, 0.95)
+    assert (cfg.optimizer.weight_decay, cfg.optimizer.clip_norm) == (0.0, 1.0)
+    assert (cfg.critic.lr, cfg.critic.warmup, cfg.critic.clip) == (5e-6, 10, 0.2)
+    assert (cfg.sampler.max_prompt, cfg.sampler.max_response) == (1024, 16_000)
+    assert (cfg.filters.accuracy_low, cfg.filters.accuracy_high) == (1 / 16, 0.8)
+    assert (cfg.protocol.calls, cfg.protocol.output_tokens, cfg.checkpoint.every) == (2, 256, 50)
+    assert (cfg.reward.right, cfg.reward.wrong, cfg.reward.shape) == (1.0, 0.0, "strict")
+    assert not (cfg.reward.misshapen or cfg.reward.failing or cfg.reward.executed)
+
+
 @pytest.mark.parametrize("name", ["toolrl_1p5b", "toolrl_3b", "toolrl_7b", "toolrl_llama_3b"])
 def test_each_toolrl_argument_changes_its_own_keys_only(name):
     module = importlib.import_module(f"configs.{name}")

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ import pytest
 from etils import epath
 
 from configs import quickstart
+from tests import running
 from torl_jax import config, toolexam
 from torl_jax.errors import Interrupted, UserError
 from torl_jax.evaluate_tools import Options, evaluate
@@ -68,11 +68,7 @@ def bank(tmp_path_factory):
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """One compilation cache for all runs: what is tested is not the compiler."""
-    return os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "",
-    }
+    return running.environment(tmp_path_factory.mktemp("compiled"))
 
 
 def options(model, out, benchmarks, **more) -> Options:
@@ -152,23 +148,10 @@ def test_a_finished_one_is_only_read_and_another_one_is_refused(whole, model, ba
         run(dataclasses.replace(asked, max_response=25))
 
 
-# A decode segment takes its time, so that the signal comes before the end on any machine.
-SLOWLY = """
-import runpy, time
-from torl_jax.sampler.engine import Engine
-decode = Engine.decode
-Engine.decode = lambda self: (time.sleep(0.05), decode(self))[1]
-runpy.run_module("torl_jax.evaluate_tools", run_name="__main__", alter_sys=True)
-"""
-
-
 def test_stopped_and_torn_it_goes_on_to_the_same_results(whole, model, bank, environment, tmp_path):
-    _, module, name, *flags = command(
-        model, bank, tmp_path, "--slots=1", "--config.sampler.segment=1"
-    )
-    assert (module, name) == ("-m", "torl_jax.evaluate_tools")
+    python, _, *rest = command(model, bank, tmp_path, "--slots=1", "--config.sampler.segment=1")
     process = subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, *flags],
+        [python, "-c", running.SLOWLY, *rest],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

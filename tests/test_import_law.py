@@ -68,6 +68,7 @@ SERVICES = (
     "torl_jax.planning",
     "torl_jax.policy",
     "torl_jax.publish",
+    "torl_jax.rollouts",
     "torl_jax.pretrain",
     "torl_jax.problems",
     "torl_jax.serve",

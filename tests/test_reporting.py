@@ -16,7 +16,7 @@ from torl_jax import config
 from torl_jax.benchmarks import PAPER
 from torl_jax.metrics import rollout_stats
 from torl_jax.report import main
-from torl_jax.reporting import anchors, curves, overlay, page, panels, runs
+from torl_jax.reporting import anchors, curves, overlay, page, panels, runs, timeline
 from torl_jax.reporting.runs import Run
 
 QWEN = "Qwen/Qwen2.5-Math-1.5B"
@@ -145,6 +145,25 @@ def test_what_was_not_measured_has_no_marks():
     axes = panel(figure, "Pass ratio")
     assert said(axes) == "not measured" and not axes.lines
     assert curves.code_figure([{"step": 0, "eval/accuracy": 0.5}], published) is None
+
+
+def test_bars_stand_where_the_clock_was():
+    """Two steps: the second one's rollout runs beside the first one's update."""
+    found = [
+        {"step": 1, "time/at_rollout": 3.0, "time/rollout": 4.0, "time/at_update": 7.0},
+        {"step": 2, "time/at_rollout": 7.0, "time/rollout": 5.0, "time/at_update": 12.0},
+    ]
+    found = [row | {"time/update": 2.0, "time/tool": 1.0} for row in found]
+    (axes,) = timeline.timeline(found).axes
+    bars = sorted((b.get_x(), b.get_width(), b.get_height() > 0.5) for b in axes.patches)
+    assert bars == [
+        (0, 4, True), (3, 1, False), (4, 2, True), (4, 5, True), (8, 1, False), (9, 2, True),
+    ]  # fmt: skip
+    assert [text.get_text() for text in axes.texts] == ["1", "2"] * 2
+    assert timeline.timeline([{"step": 1, "time/rollout": 4.0}]) is None
+    many = [row | {"step": n} for n in range(9) for row in found[:1]]
+    (axes,) = timeline.timeline(many).axes
+    assert len([bar for bar in axes.patches if bar.get_height() > 0.5]) == 2 * timeline.STEPS
 
 
 def test_a_policy_that_calls_tools_uses_no_code():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import pytest
 
 from configs import toolrl_1p5b
 from torl_jax import config
@@ -57,6 +58,24 @@ def test_torl_two_steps_end_to_end(shared, tmp_path):
     assert prompt["text"].startswith("A conversation between User and Assistant. The user asks")
     assert prompt["text"].endswith("\nAssistant:\n")
     assert max(t for s in episode["segments"] for t in s["tokens"]) < 151_665
+
+
+def test_zerotir_two_steps_end_to_end(shared, tmp_path):
+    """PPO, whose critic waits for nothing here; the prompt opens a thought."""
+    done = run(
+        "torl_jax.train",
+        "--config=configs/zerotir_7b.py:ppo,smoke", f"--workdir={tmp_path}",
+        f"--config.model.tokenizer={shared / 'tokenizers' / 'qwen2.5'}",
+        f"--config.data.path={shared / 'data' / 'math' / 'math_level3to5_train.parquet'}",
+        "--config.critic.warmup=0",
+    )  # fmt: skip
+    assert "sandbox level" in done.stdout
+    rows = rows_of(tmp_path)
+    assert rows[2]["train/importance_max"] == pytest.approx(1, abs=1e-3)
+    assert rows[2]["train/vf_loss"] >= 0 and rows[2]["time/compilations"] == 0
+    assert rows[1]["rollout/reward"] == 0 and rows[1]["rollout/end_length"] > 0
+    prompt = first_episode(tmp_path)["segments"][0]["text"]
+    assert prompt.endswith("\nAssistant: <think>") and "Python" in prompt
 
 
 def test_toolrl_two_steps_end_to_end(shared, tmp_path):

@@ -25,6 +25,6 @@ def test_gdpo_gets_each_part_and_the_others_their_sum():
 @pytest.mark.parametrize("name", advantages.ESTIMATORS)
 def test_every_estimator_takes_what_it_is_given(name):
     rewards = trainer.rewards_of(SCORES, name)
-    found = advantages.ESTIMATORS[name](rewards, np.zeros(4, int))
+    found = advantages.ESTIMATORS[name].estimate(rewards, np.zeros(4, int), np.arange(1, 5))
     assert found.shape == (4,) and found.dtype == np.float32
     assert found[0] > found[1] > found[2]

@@ -28,6 +28,7 @@ class End(enum.StrEnum):
     EOS = "eos"  # the policy wrote an end-of-text token
     LENGTH = "length"  # the response budget is spent
     CALLS = "calls"  # a tool was asked for beyond the call budget
+    ROLE = "role"  # the policy began to speak for somebody else
     ABORT = "abort"  # our own failure; masked from training
 
 

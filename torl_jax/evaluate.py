@@ -56,7 +56,15 @@ MAX_PROMPT = 1024  # tokens; the paper's for validation
 # Keys of the recipe that decide what is generated and how it is graded.
 DECIDING = {
     "model": ("dtype",),
-    "protocol": ("prompt", "past", "blocks", "observation", "interpreter"),
+    "protocol": (
+        "markup",
+        "prompt",
+        "output_tokens",
+        "past",
+        "blocks",
+        "observation",
+        "interpreter",
+    ),
     "sampler": ("max_prompt", "max_response"),
     "sandbox": ("timeout", "memory_mb", "preload", "lost"),
     "reward": ("timeout",),
@@ -157,7 +165,7 @@ def evaluate(options: Options, fallback: config.Config | None, stop: StopSignal)
     )
     found = policy.load(options.checkpoint, fallback)
     cfg = changed(found.cfg, options.changes)
-    if cfg.protocol.markup != "torl":
+    if cfg.protocol.markup == "toolrl":
         raise UserError(
             f"{options.checkpoint} calls tools by ToolRL's markup, and these benchmarks ask for "
             "boxed answers: python -m torl_jax.evaluate_tools has benchmarks of tool use"

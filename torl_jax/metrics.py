@@ -9,7 +9,7 @@ counts, with rollout/ before it for all that was sampled and trained/ for what
 filters left of it:
 
 Over all episodes:
-  end_{answer,eos,length,calls,abort}  share that ended so; end_length: truncated
+  end_{answer,eos,length,calls,role,abort}  share that ended so; end_length: truncated
   infra_failure_ratio  share lost to our own failures (= end_abort)
   usable_groups        share of problems whose samples' rewards differ, that is,
                        whose GRPO advantages are not all zero
@@ -22,6 +22,7 @@ Over finished episodes (ABORT left out: such an episode says nothing of the poli
                        format, correctness, length); reward_min, reward_PART_max, ...: extremes
   grader_timeout_ratio, grader_crash_ratio  share that the grader gave no verdict on
                        (they count as wrong)
+  judge_failure_ratio  share that the judge was asked about in vain (the grader's verdict stands)
   valid_call_ratio     calls that had a program to run / calls of the budget
   tool_tokens          tokens by the tool
   action_tokens, observation_tokens  tokens a segment of the policy's, of the tool's
@@ -137,6 +138,7 @@ def rollout_ratios(
         "infra_failure_ratio": ends["end_abort"],
         "grader_timeout_ratio": mean(s.failure.startswith("timeout") for _, s in done),
         "grader_crash_ratio": mean(s.failure.startswith("crash") for _, s in done),
+        "judge_failure_ratio": mean(s.failure.startswith("judge") for _, s in done),
         **groups(pairs),
     }
     for kind in (True, False):

@@ -27,13 +27,16 @@ from torl_jax.protocols.chat import ChatTemplate
 from torl_jax.protocols.text import Tokenizer, pause_tokens
 from torl_jax.protocols.toolrl import ToolRL
 from torl_jax.protocols.torl import ToRL
+from torl_jax.protocols.zerotir import ZeroTIR
 from torl_jax.rewards.answer import Grader
 from torl_jax.rewards.base import Reward
+from torl_jax.rewards.judged import Judged
 from torl_jax.rewards.outcome import Answers, Outcome
 from torl_jax.rewards.structured import Structured
 from torl_jax.rewards.toolrl import ToolRLReward
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.engine import Engine
+from torl_jax.toolbench import judge
 
 DTYPES = {"float32": jnp.dtype("float32"), "bfloat16": jnp.dtype("bfloat16")}
 
@@ -85,6 +88,8 @@ def protocol(cfg: config.Config) -> Protocol:
     own = cfg.protocol
     if own.markup == "torl":
         return ToRL(own.prompt, own.calls, own.past, own.blocks)
+    if own.markup == "zerotir":
+        return ZeroTIR(tokenizer(cfg.model).lengths, own.prompt, own.calls, own.output_tokens)
     return ToolRL(ChatTemplate.of(tokenizer(cfg.model).folder).render, own.calls)
 
 
@@ -98,13 +103,22 @@ def reward(cfg: config.Config, grader: Grader | None) -> Reward:
     if grader is None:
         return structured(cfg)
     worth = Outcome(
+        right=cfg.reward.right,
+        wrong=cfg.reward.wrong,
+        strict=cfg.reward.shape == "strict",
+        misshapen=cfg.reward.misshapen,
+        failing=cfg.reward.failing,
+        executed=cfg.reward.executed,
         execution=cfg.reward.execution,
         execution_rule=cfg.reward.execution_rule,
         overlong=cfg.reward.overlong,
         overlong_buffer=cfg.reward.overlong_buffer,
         most=cfg.sampler.max_response,
     )
-    return Answers(grader, worth)
+    answers = Answers(grader, worth)
+    if not cfg.reward.judge:
+        return answers
+    return Judged(answers, judge.of(cfg.reward.judge, cfg.reward.judge_model), worth)
 
 
 def structured(cfg: config.Config) -> Structured:

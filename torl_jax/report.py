@@ -14,7 +14,7 @@ from etils import epath
 
 from torl_jax import record
 from torl_jax.errors import UserError
-from torl_jax.reporting import curves, overlay, page, runs
+from torl_jax.reporting import curves, overlay, page, runs, timeline
 from torl_jax.reporting.anchors import Published, published
 from torl_jax.reporting.page import Picture
 from torl_jax.reporting.panels import to_png
@@ -37,6 +37,12 @@ def pictures_of(run: Run, beside: Published) -> list[Picture]:
     calls = curves.in_parts(run.rows)
     drawn = (
         ("curves", "Curves", "", curves.overview(run.rows, beside)),
+        (
+            "timeline",
+            "What ran when",
+            "With config.pipeline.depth=1 a rollout runs beside the update of the step before.",
+            timeline.timeline(run.rows),
+        ),
         (
             "parts",
             "Parts of the reward",

@@ -19,8 +19,8 @@ from torl_jax.envs.base import Environment
 from torl_jax.envs.desk import Desk, Failed
 from torl_jax.episode import Author, Call, End, Episode, Observation, Problem, Segment, Turn
 from torl_jax.errors import Interrupted, UserError
-from torl_jax.protocols.base import Protocol
-from torl_jax.protocols.text import StopFinder, Tokenizer
+from torl_jax.protocols.base import Finder, Protocol
+from torl_jax.protocols.text import Tokenizer
 from torl_jax.sampler.engine import Chunk, Engine
 from torl_jax.sampler.slots import Slot
 
@@ -33,7 +33,7 @@ class Draft:
     problem: Problem
     sample: int
     slot: Slot
-    stops: StopFinder
+    stops: Finder
     segments: list[Segment] = dataclasses.field(default_factory=list)
     turns: list[Turn] = dataclasses.field(default_factory=list)
     tokens: list[int] = dataclasses.field(default_factory=list)
@@ -142,15 +142,14 @@ class Rollout:
         return Collected([finished[key] for key in sorted(finished)], tool_seconds)
 
     def _open(self, index: int, problem: Problem, sample: int, prompt: tuple[int, ...]) -> Draft:
-        stops = self.protocol.stops(0)
         slot = self.engine.admit(
             prompt,
             problem=problem.key,
             sample=sample,
             budget=self.max_response,
-            watch=bool(stops),
+            watch=bool(self.protocol.stops(0)),
         )
-        draft = Draft(index, problem, sample, slot, StopFinder(stops))
+        draft = Draft(index, problem, sample, slot, self.protocol.finder(0))
         self._add(draft, Segment(Author.PROMPT, prompt, self.tokenizer.decode(prompt)))
         return draft
 
@@ -162,17 +161,17 @@ class Rollout:
         draft.logps.extend(chunk.logps[:count])
         self.engine.rewind(draft.slot, len(chunk.tokens) - count)
         if stop is not None:
-            return self._ask(draft, desk)
+            return self._ask(draft, stop.text, desk)
         if draft.tokens and draft.tokens[-1] in self.tokenizer.eos_ids:
             return self._close(draft, End.EOS)
         if draft.slot.remaining <= 0:
             return self._close(draft, End.LENGTH)
         return None
 
-    def _ask(self, draft: Draft, desk: Desk) -> Ended | None:
-        """A stop string ended the turn: run what it asks for, or go on without."""
-        if self.protocol.spent(len(draft.turns)):
-            return self._close(draft, End.CALLS)
+    def _ask(self, draft: Draft, stop: str, desk: Desk) -> Ended | None:
+        """A stop string ended the turn: run what it asks for, go on without, or end."""
+        if (end := self.protocol.end(stop, len(draft.turns))) is not None:
+            return self._close(draft, end)
         call = self.protocol.call(self.tokenizer.decode(draft.tokens))
         if call is None:
             draft.turns.append(Turn(None, None))
@@ -204,9 +203,8 @@ class Rollout:
         self._shut(draft)
         if draft.slot.remaining <= 0:
             return self._close(draft, End.LENGTH)
-        stops = self.protocol.stops(len(draft.turns))
-        draft.stops = StopFinder(stops)
-        draft.slot.watch = bool(stops)
+        draft.stops = self.protocol.finder(len(draft.turns))
+        draft.slot.watch = bool(self.protocol.stops(len(draft.turns)))
         draft.slot.live = True
         return None
 

@@ -101,11 +101,11 @@ def adapted(cfg: config.Config, shape: ModelConfig, values: Any) -> config.Confi
 
 def hands(cfg: config.Config, markup: Protocol, off: bool, stack: contextlib.ExitStack) -> Hands:
     """Opens the sandbox or the tools."""
-    if cfg.protocol.markup == "torl":
+    if cfg.protocol.markup != "toolrl":
         if cfg.tools.files:
             raise UserError(
                 f"--tools={cfg.tools.files[0]}: this policy's only tool is Python "
-                "(config.protocol.markup=torl); a ToolRL policy has others"
+                f"(config.protocol.markup={cfg.protocol.markup}); a ToolRL policy has others"
             )
         if off or not cfg.protocol.calls:
             return Hands(None)
@@ -126,7 +126,7 @@ def dialect_of(
     """How this policy converses; `plain`: by its chat template, whatever the recipe says."""
     if plain:
         return dialogue.template(ChatTemplate.of(text.folder))
-    if cfg.protocol.markup == "torl":
+    if cfg.protocol.markup != "toolrl":
         return dialogue.torl(markup)
     return dialogue.toolrl(ChatTemplate.of(text.folder), tools)
 

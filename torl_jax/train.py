@@ -25,12 +25,17 @@ from torl_jax.checkpoint import Checkpoints
 from torl_jax.compilation import Counter
 from torl_jax.crew import Crew
 from torl_jax.data.stream import Stream, fingerprint
+from torl_jax.errors import UserError
 from torl_jax.interrupt import StopSignal
 from torl_jax.launch import devices, flat, open_writer, say
 from torl_jax.learner.learner import Learner
 from torl_jax.learner.state import TrainState
 from torl_jax.parallel import mesh, multihost, sharding
 from torl_jax.parallel.handoff import Handoff
+from torl_jax.rewards.answer import Grader
+from torl_jax.rewards.judged import Judged
+from torl_jax.rollout import Rollout
+from torl_jax.rollouts import Rollouts
 from torl_jax.trainer import Trainer
 from torl_jax.workdir import note_start, only_run, resume_point, write_config
 
@@ -40,6 +45,7 @@ def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
     cores = workshop.set_aside(cfg.sandbox)
     multihost.same("their configs", flat(cfg) | {"jax": jax.__version__})
     multihost.together(lambda: (parts.check_paths(cfg.model), problems.check_paths(cfg.data)))
+    check_pipeline(cfg.pipeline)
     shape = parts.model_config(cfg.model)
     text = parts.tokenizer(cfg.model)
     shape.check_tokenizer(len(text), text.folder)
@@ -77,18 +83,39 @@ def train(cfg: config.Config, workdir: epath.Path, stop: StopSignal) -> None:
         shown = shop.unseen([*found.training, *found.held_out])
         for line in [*found.notes, shop.line, *shown, size, where, *point.note()]:
             writer.line(line)
+        crew = crew_of(cfg, rollout, grader, stack)
+        handoff = Handoff(learner.abstract().params, over, sampling, model.dtype)
+        stream = Stream(found.training, cfg.run.seed, point.cursor, point.data)
         Trainer(
             cfg=cfg,
-            crew=Crew(rollout, parts.reward(cfg, grader), grader, cfg.sampler.span == "global"),
+            crew=crew,
             level=shop.level,
             learner=learner,
-            handoff=Handoff(learner.abstract().params, over, sampling, model.dtype),
-            stream=Stream(found.training, cfg.run.seed, point.cursor, point.data),
+            rollouts=Rollouts(cfg, crew, handoff, stream, stop),
             held_out=found.held_out,
             writer=writer,
             stop=stop,
             compilations=compilations,
         ).loop(state, point.step, checkpoints)
+
+
+def check_pipeline(cfg: config.Pipeline) -> None:
+    """UserError where rollouts ahead of training cannot be had."""
+    if cfg.depth and multihost.count() > 1:
+        raise UserError(
+            f"config.pipeline.depth is {cfg.depth} on {multihost.count()} hosts; rollouts ahead of "
+            "training are for one host as yet: set it to 0"
+        )
+
+
+def crew_of(
+    cfg: config.Config, rollout: Rollout, grader: Grader | None, stack: contextlib.ExitStack
+) -> Crew:
+    """Rollout and reward; what the reward opens is closed with the stack."""
+    reward = parts.reward(cfg, grader)
+    if isinstance(reward, Judged):
+        stack.callback(reward.close)
+    return Crew(rollout, reward, grader, lockstep=cfg.sampler.span == "global")
 
 
 def begin(cfg: config.Config, learner: Learner, checkpoints: Checkpoints, step: int) -> TrainState:

@@ -1,22 +1,18 @@
 """The loop of training: sample, grade, learn; evaluate, save and dump when due."""
 
 import dataclasses
-import functools
 import math
-import operator
 import time
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 import numpy as np
 
 from torl_jax import config, evaluation, problems, workshop
+from torl_jax.ahead import Ahead
 from torl_jax.checkpoint import Checkpoints, Meta
 from torl_jax.compilation import Counter
 from torl_jax.crew import Crew, Harvest
-from torl_jax.data.stream import Stream
-from torl_jax.episode import End, Episode, Problem, Score
+from torl_jax.episode import Author, End, Episode, Problem, Score
 from torl_jax.errors import Interrupted, UserError
 from torl_jax.interrupt import StopSignal
 from torl_jax.learner.learner import Learner
@@ -24,10 +20,9 @@ from torl_jax.learner.state import TrainState
 from torl_jax.logs import Silent, Writer
 from torl_jax.metrics import extremes, rollout_stats
 from torl_jax.parallel import multihost
-from torl_jax.parallel.handoff import Handoff
 from torl_jax.rl import advantages, dynamic, filters
-from torl_jax.rl.batch import TrainBatch, from_episodes
-from torl_jax.sampler.sampling import Settings
+from torl_jax.rl.batch import WEIGHTS, TrainBatch, from_episodes
+from torl_jax.rollouts import Rolled, Rollouts
 
 
 @dataclasses.dataclass
@@ -38,32 +33,46 @@ class Trainer:
     crew: Crew
     level: str  # the sandbox's at the start: a server that is away must not end a step
     learner: Learner
-    handoff: Handoff
-    stream: Stream
+    rollouts: Rollouts
     held_out: list[Problem]
     writer: Writer | Silent
     stop: StopSignal
     compilations: Counter
 
     def __post_init__(self) -> None:
-        self.taken = self.stream.cursor  # problems, by the steps that are done
+        self.taken = self.rollouts.stream.cursor  # problems, by the steps that are done
+        self.zero = time.perf_counter()
 
     def loop(self, state: TrainState, start: int, checkpoints: Checkpoints) -> None:
         """Steps start .. run.steps; on Interrupted the last whole step is saved."""
+        with Ahead(self.rollouts.sample) as ahead:
+            try:
+                self._loop(state, start, checkpoints, ahead)
+            finally:
+                self.rollouts.ending = True
+
+    def _loop(
+        self, state: TrainState, start: int, checkpoints: Checkpoints, ahead: Ahead[Rolled]
+    ) -> None:
         cfg, done = self.cfg, start
         saved = start if start else None
         row: dict[str, float] = {}
         try:
             self.stop_together()
-            self.load(self.handoff(state.params), start)
+            self.rollouts.give(state.params, start)
+            self.rollouts.load(start)
             self.crew.rollout.engine.warm_up()
             if start == 0:
                 self.writer.write(0, self.evaluate(state, 0))
             for step in range(start, cfg.run.steps):
-                state, row = self.step(state, step)
+                begin, compiled = time.perf_counter(), self.compilations.count
+                rolled = self.rolled(state, step, ahead)
+                state, row = self.step(state, step, rolled, begin)
+                row["time/compilations"] = float(self.compilations.count - compiled)
                 done = step + 1
                 last = done == cfg.run.steps
                 if done % cfg.eval.every == 0 or last:
+                    ahead.settle()
                     row |= self.evaluate(state, done)
                 self.writer.write(done, row)
                 if done % cfg.checkpoint.every == 0 or last:
@@ -87,15 +96,38 @@ class Trainer:
 
     def save(self, checkpoints: Checkpoints, done: int, state: TrainState, row: dict) -> None:
         """A checkpoint after `done` steps."""
-        checkpoints.save(done, state, Meta(self.taken, self.cfg, self.stream.fingerprint), row)
+        checkpoints.save(
+            done, state, Meta(self.taken, self.cfg, self.rollouts.stream.fingerprint), row
+        )
 
-    def step(self, state: TrainState, step: int) -> tuple[TrainState, dict[str, float]]:
-        """One rollout and its optimiser steps; returns the new state and the metrics row."""
+    def rolled(self, state: TrainState, step: int, ahead: Ahead[Rolled]) -> Rolled:
+        """What `step` is trained on; starts on what comes after it, where that is asked for.
+
+        Nothing is under way while a checkpoint is written: a run that goes on from it samples
+        what the first would have.
+        """
+        if not ahead.busy:
+            self.rollouts.give(state.params, step)
+        found = ahead.take(step)
+        done = step + 1
+        if (
+            self.cfg.pipeline.depth
+            and done < self.cfg.run.steps
+            and done % self.cfg.checkpoint.every
+        ):
+            self.rollouts.give(state.params, step)
+            ahead.start(done)
+        return found
+
+    def step(
+        self, state: TrainState, step: int, rolled: Rolled, begin: float
+    ) -> tuple[TrainState, dict[str, float]]:
+        """The optimiser steps of a rollout; returns the new state and the metrics row.
+
+        `begin`: when the step began, with waiting for the rollout.
+        """
         cfg, clock = self.cfg, time.perf_counter
-        begin, compiled = clock(), self.compilations.count
-        chosen, harvest = self.sample(state, step)
-        given = self.handoff.spent
-        gathered = clock()
+        chosen, gathered = rolled.chosen, clock()
         keep = self.kept(chosen)
         batches = self.batches(state, chosen, keep)
         state, stats = self.learner.update(state, batches, step) if batches else (state, {})
@@ -116,56 +148,26 @@ class Trainer:
                 )
         end = clock()
         # An interrupted step has taken its problems, but will take them again.
-        self.taken = self.stream.cursor
+        self.taken = rolled.cursor
         if (step + 1) % cfg.run.dump_every == 0 or step == 0:
             self.dump(step + 1, "train", chosen.episodes, chosen.scores)
         row = {f"train/{name}": value for name, value in stats.items()}
-        row |= self.figures(chosen, keep, harvest) | harvest.row()
+        row |= self.figures(chosen, keep, rolled.harvest) | rolled.harvest.row()
         row |= {
             "time/tool_share": row["time/tool"] / (end - begin),
-            "train/epoch": self.stream.epoch,
-            "handoff/bytes": float(given.bytes),
-            "time/handoff": given.seconds,
+            "train/epoch": rolled.epoch,
+            "rollout/staleness": float(step - rolled.version),
+            "handoff/bytes": float(rolled.handoff.bytes),
+            "time/handoff": rolled.handoff.seconds,
+            "time/at_rollout": rolled.begin - self.zero,
+            "time/at_update": gathered - self.zero,
+            "time/rollout": rolled.end - rolled.begin,
+            "time/wait": gathered - begin,
             "time/update": end - gathered,
             "time/step": end - begin,
-            "time/compilations": float(self.compilations.count - compiled),
             "sandbox/level": workshop.level_rank(self.level),
         }
         return state, row
-
-    def sample(self, state: TrainState, step: int) -> tuple[dynamic.Step, Harvest]:
-        """The step's groups, and all that was sampled for them."""
-        cfg = self.cfg
-        params, harvests = self.handoff(state.params), []
-        usable = functools.partial(filters.usable, by_part=cfg.rl.estimator == "gdpo")
-
-        def rollout(count: int) -> list[dynamic.Group]:
-            taken = self.stream.take(count)
-            self.load(params, step, len(harvests))
-            harvest = self.crew.collect(
-                taken,
-                cfg.rl.group_size,
-                step + 1,
-                stopped=lambda: self.stop.caught,
-                seconds=cfg.sampler.deadline or math.inf,
-            )
-            harvests.append(harvest)
-            return [
-                dynamic.Group(episodes, scores, usable(episodes, scores, cfg.filters))
-                for episodes, scores in harvest.groups(cfg.rl.group_size)
-            ]
-
-        chosen = dynamic.fill(rollout, cfg.rl.problems_per_step, cfg.filters.rounds)
-        return chosen, functools.reduce(operator.add, harvests)
-
-    def load(self, params: Any, step: int, rollout: int = 0) -> None:
-        """Gives the sampler its weights, with the key of the step's so-many-th rollout."""
-        sampler = self.cfg.sampler
-        # Folding these in keeps a problem's second visit from drawing the first one's noise.
-        key = jax.random.fold_in(jax.random.key(self.cfg.run.seed), step)
-        key = jax.random.fold_in(key, rollout) if rollout else key
-        settings = Settings.of(sampler.temperature, sampler.top_k, sampler.top_p)
-        self.crew.rollout.engine.load(params, key, settings)
 
     def kept(self, chosen: dynamic.Step) -> np.ndarray:
         """bool [E]: which of the step's episodes are trained on."""
@@ -176,8 +178,11 @@ class Trainer:
                 "sandbox or raise config.sampler.deadline: the same command goes on from the last "
                 "checkpoint"
             )
-        markup = self.crew.rollout.protocol
-        return filters.trained(episodes, chosen.usable, markup, self.cfg.filters)
+        markup, cfg = self.crew.rollout.protocol, self.cfg.filters
+        keep = filters.trained(episodes, chosen.usable, markup, cfg)
+        for hit in filters.caught(episodes, chosen.scores, markup, cfg).values():
+            keep &= ~hit
+        return keep
 
     def batches(
         self, state: TrainState, chosen: dynamic.Step, keep: np.ndarray
@@ -199,28 +204,36 @@ class Trainer:
                 keep[part],
                 row_tokens=cfg.learner.row_tokens,
                 microbatch_rows=cfg.learner.microbatch_rows,
+                weigh=WEIGHTS[cfg.rl.aggregation],
+                longest=cfg.sampler.max_response,
             )
             for part in minibatches
         ]
         placed = self.learner.annotate(state, packed)
-        if cfg.rl.estimator == "gae":
-            totals = np.asarray([score.total for score in chosen.scores], np.float32)
-            return self.learner.estimate(placed, [totals[part] for part in minibatches])
+        return self.learner.credit(placed, self.worths(chosen, placed, minibatches))
+
+    def worths(
+        self, chosen: dynamic.Step, placed: list[TrainBatch], minibatches: list[slice]
+    ) -> list[np.ndarray]:
+        """What each episode is worth beside its group, [E] float32 for each minibatch."""
+        cfg, episodes = self.cfg, chosen.episodes
+        kind = advantages.ESTIMATORS[cfg.rl.estimator]
         rewards = rewards_of(chosen.scores, cfg.rl.estimator)
-        if cfg.rl.kl_coef and cfg.rl.kl_in == "reward" and placed:
-            found = self.learner.divergence(placed, size)
+        if cfg.rl.kl_coef and cfg.rl.kl_in == "reward" and not kind.token_kl and placed:
+            found = self.learner.divergence(placed, len(episodes) // cfg.rl.minibatches)
             for part, divergence_E in zip(minibatches, found, strict=True):
                 rewards[part] -= cfg.rl.kl_coef * divergence_E
         counted = filters.counted(episodes, cfg.filters)
         groups = np.repeat(np.arange(len(chosen.groups)), cfg.rl.group_size)
-        advantage = np.zeros(len(episodes), np.float32)
-        estimate = advantages.ESTIMATORS[cfg.rl.estimator]
-        advantage[counted] = estimate(rewards[counted], groups[counted])
-        return self.learner.credit(placed, [advantage[part] for part in minibatches])
+        written = np.asarray([episode.count(Author.POLICY) for episode in episodes])
+        worth_E = np.zeros(len(episodes), np.float32)
+        worth_E[counted] = kind.estimate(rewards[counted], groups[counted], written[counted])
+        return [worth_E[part] for part in minibatches]
 
     def figures(self, chosen: dynamic.Step, keep: np.ndarray, harvest: Harvest) -> dict[str, float]:
         """What the policy did: in all that was sampled, and in what is trained on."""
-        markup = self.crew.rollout.protocol
+        markup, cfg = self.crew.rollout.protocol, self.cfg.filters
+        caught = filters.caught(chosen.episodes, chosen.scores, markup, cfg)
         pairs = zip(chosen.episodes, chosen.scores, keep, strict=True)
         trained = [(episode, score) for episode, score, kept in pairs if kept]
         episodes, scores = [e for e, _ in trained], [s for _, s in trained]
@@ -228,9 +241,11 @@ class Trainer:
             rollout_stats(harvest.episodes, harvest.scores, markup)
             | extremes(harvest.episodes, harvest.scores)
             | rollout_stats(episodes, scores, markup, prefix="trained/")
+            | {f"filtered/{name}": float(hit.mean()) for name, hit in caught.items()}
             | {
                 "rollout/rollouts": float(chosen.rollouts),
                 "rollout/groups": float(chosen.sampled),
+                "rollout/leftovers": float(len(chosen.over)),
                 "trained/share": float(keep.mean()),
                 "trained/filled": float(chosen.usable.mean()),
             }
@@ -247,7 +262,7 @@ class Trainer:
         begin = time.perf_counter()
         row, episodes, scores = evaluation.run(
             self.crew,
-            self.handoff(state.params),
+            self.rollouts.handoff(state.params),
             self.held_out,
             seed=self.cfg.run.seed,
             sampled=self.cfg.eval.sampled,

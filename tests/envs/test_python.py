@@ -8,7 +8,7 @@ import pytest
 from sandbox import Result, Sandbox, SandboxError
 from torl_jax.envs.base import then
 from torl_jax.envs.lossy import Lossy, loses
-from torl_jax.envs.python import PythonEnv, compat, cut, fixed
+from torl_jax.envs.python import PythonEnv, compat, cut, fixed, streams
 from torl_jax.envs.recorded import RecordedEnv, UnknownCallError
 from torl_jax.episode import Call, Observation, Problem
 from torl_jax.errors import UserError
@@ -43,6 +43,35 @@ def result(status: str = "ok", stdout: str = "", stderr: str = "", code: int = 0
 )
 def test_fixed(outcome: Result, text: str, passed: bool) -> None:
     assert fixed(outcome, timeout=5) == Observation(text, passed, outcome.status, 0.25)
+
+
+CARETS = """\
+Traceback (most recent call last):
+  File "/work/p.py", line 2, in <module>
+    print(1 / 0)
+          ~~^~~
+ZeroDivisionError: division by zero
+"""
+
+
+@pytest.mark.parametrize(
+    ("outcome", "text", "passed"),
+    [
+        (result(stdout="1\n2\n"), "1\n2", True),
+        (result(), "", True),
+        (result(stdout="x" * 5000, stderr="Warning"), "x" * 5000, True),  # not cut: see ZeroTIR
+        (
+            result("error", "1\n", CARETS, 1),
+            "Traceback (most recent call last):\n  line 2, in <module>\n    print(1 / 0)\n"
+            "ZeroDivisionError: division by zero",
+            False,
+        ),
+        (result("error", "1\n", "", 3), "[exit code 3]", False),
+        (result("timeout", "1\n", "", -9), "[stopped: ran longer than 5 s]", False),
+    ],
+)
+def test_streams(outcome: Result, text: str, passed: bool) -> None:
+    assert streams(outcome, timeout=5) == Observation(text, passed, outcome.status, 0.25)
 
 
 @pytest.mark.parametrize(

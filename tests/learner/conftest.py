@@ -14,7 +14,7 @@ from torl_jax.model import heads
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh
-from torl_jax.rl.batch import credit, from_episodes
+from torl_jax.rl.batch import by_token, from_episodes
 
 # Everything divides by two: the mesh data=2, fsdp=2, tp=2 splits each axis that it can.
 SHAPE = ModelConfig(
@@ -83,13 +83,18 @@ ADVANTAGES = np.random.default_rng(2).normal(size=EPISODES).astype(np.float32)
 
 @pytest.fixture(scope="session")
 def batch(episodes):
-    """batch(some=slice, advantages=..., keep=..., rows=, row_tokens=) of the episodes."""
+    """batch(some=slice, advantages=..., keep=..., rows=, row_tokens=, weigh=) of the episodes."""
 
-    def make(some=slice(None), *, advantages=ADVANTAGES, keep=None, rows=8, row_tokens=22):
+    def make(
+        some=slice(None), *, advantages=ADVANTAGES, keep=None, rows=8, row_tokens=22, weigh=by_token
+    ):
         chosen = [episodes[i] for i in np.arange(EPISODES)[some]]
         keep = np.ones(EPISODES, bool) if keep is None else np.asarray(keep)
-        made = from_episodes(chosen, keep[some], row_tokens=row_tokens, microbatch_rows=rows)
-        return credit(made, np.asarray(advantages[some], np.float32))
+        made = from_episodes(
+            chosen, keep[some], row_tokens=row_tokens, microbatch_rows=rows, weigh=weigh, longest=16
+        )
+        worth_E = np.asarray(advantages[some], np.float32)
+        return dataclasses.replace(made, advantage=worth_E[made.episode] * made.mask)
 
     return make
 

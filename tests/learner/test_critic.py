@@ -21,7 +21,7 @@ FREE = {"advantage": None}  # a batch as it is packed, before any credit
 
 
 def estimated(learner, state, batches, scores):
-    return learner.estimate(learner.annotate(state, batches), scores)
+    return learner.credit(learner.annotate(state, batches), scores)
 
 
 def bare(batch):

@@ -31,9 +31,9 @@ def test_the_prompt_is_the_system_message_and_the_users():
 
 
 def test_a_single_step_has_no_stops_and_a_live_one_as_many_as_calls():
-    assert SINGLE.stops(0) == () and SINGLE.spent(0)
+    assert SINGLE.stops(0) == ()
     assert [LIVE.stops(made) for made in range(4)] == [(STOP,), (STOP,), (), ()]
-    assert [LIVE.spent(made) for made in range(4)] == [False, False, True, True]
+    assert [LIVE.end(STOP, made) for made in range(2)] == [None, None]
     with pytest.raises(UserError, match="calls is -1"):
         ToolRL(render, calls=-1)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torl_jax.episode import Call, Observation, Problem
+from torl_jax.episode import Call, End, Observation, Problem
 from torl_jax.errors import UserError
 from torl_jax.protocols.base import Protocol
 from torl_jax.protocols.blocks import compat, last_code
@@ -50,7 +50,8 @@ def test_without_calls_the_prompt_asks_for_no_program() -> None:
 
 def test_past_the_budget_a_stop_ends_or_there_is_none() -> None:
     assert ToRL(calls=1).stops(1) == () and ToRL(calls=1, past="end").stops(1) == (STOP,)
-    assert [ToRL(calls=1, past="end").spent(n) for n in (0, 1, 2)] == [False, True, True]
+    ends = [ToRL(calls=1, past="end").end(STOP, n) for n in (0, 1, 2)]
+    assert ends == [None, End.CALLS, End.CALLS]
 
 
 @pytest.mark.parametrize("template", ["no question", "{Question}", "{question} {question}"])

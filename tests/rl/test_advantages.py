@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torl_jax.rl.advantages import gdpo, grpo
+from torl_jax.rl import advantages
+
+
+def lengths(rewards):
+    return np.ones(len(rewards))
+
+
+def grpo(rewards, groups):
+    return advantages.grpo(rewards, groups, lengths(rewards))
+
+
+def gdpo(parts, groups):
+    return advantages.gdpo(parts, groups, lengths(parts))
 
 
 def plain(rewards, groups):
@@ -74,6 +86,8 @@ def test_no_episodes():
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match="equal"):
         grpo(np.zeros(3), np.zeros(4, int))
+    with pytest.raises(ValueError, match="equal"):
+        advantages.opo(np.zeros(3), np.zeros(3, int), np.ones(4))
 
 
 def test_reference_vectors(shared):

@@ -77,3 +77,22 @@ def test_what_sampling_raises_ends_the_step():
 
     with pytest.raises(RuntimeError, match="gone"):
         fill(sample, 2, 2)
+
+
+def test_what_has_no_place_is_left_over_and_begins_the_next_step():
+    source = Source(lambda i: i < 3 or i > 5)
+    first = fill(source, 4, 3)
+    assert source.asked == [4, 2, 2] and ids(first) == [0, 1, 2, 6]
+    over = [int(group.episodes[0].problem.id) for group in first.over]
+    assert over == [7]
+    second = fill(source, 4, 3, first.over)
+    assert source.asked[3:] == [3] and ids(second) == [7, 8, 9, 10]
+    assert (second.sampled, second.rollouts, len(second.over)) == (3, 1, 0)
+
+
+def test_a_step_samples_something_whatever_is_left_over():
+    source = Source(lambda i: True)
+    left = [source.group(100 + i) for i in range(6)]
+    step = fill(source, 4, 3, left)
+    assert source.asked == [1] and ids(step) == [100, 101, 102, 103]
+    assert step.sampled == 1 and [group.episodes[0].problem.id for group in step.over] == ["0"]

@@ -1,12 +1,25 @@
 """Which episodes count, which are trained on, which groups are worth a place."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torl_jax.config import Filters
-from torl_jax.episode import Author, End, Episode, Problem, Score, Segment
+from torl_jax.config import Config, Filters, bounds
+from torl_jax.episode import (
+    Author,
+    Call,
+    End,
+    Episode,
+    Observation,
+    Problem,
+    Score,
+    Segment,
+    Turn,
+)  # fmt: skip
+from torl_jax.errors import UserError
 from torl_jax.protocols.torl import ToRL
 from torl_jax.rl import filters
 
@@ -115,3 +128,58 @@ def test_what_does_not_count_cannot_make_a_group_usable():
 def test_an_unusable_group_is_not_trained_on(usable, size):
     episodes = [episode()] * (size * len(usable))
     assert trained(episodes, Filters(), usable) == [ok for ok in usable for _ in range(size)]
+
+
+RIGHT, WRONG = Score(1.0, True), Score(0.0, False)
+RAN = Turn(Call("1"), Observation("1", True, "ok"))
+SHOWN = "```output\n1\n```\n"
+BLOCK = "```python\nprint(1)\n```\n"
+
+
+def wrote(*texts, turns=(), end=End.EOS):
+    """What the policy wrote, with a tool's output between each two."""
+    segments = [Segment(Author.PROMPT, (1,), "?")]
+    for i, text in enumerate(texts):
+        if i:
+            segments.append(Segment(Author.TOOL, (3,), SHOWN))
+        segments.append(Segment(Author.POLICY, (2,), text, (-1.0,)))
+    return Episode(Problem("p", "", ""), 0, tuple(segments), turns, end)
+
+
+@pytest.mark.parametrize(
+    ("episode", "score", "names"),
+    [
+        (wrote("fine"), RIGHT, set()),
+        (wrote("fine"), WRONG, set()),
+        (wrote("long", end=End.LENGTH), WRONG, {"overlong_wrong"}),
+        (wrote("long", end=End.LENGTH), RIGHT, set()),
+        (wrote(BLOCK, "so", turns=(RAN,)), RIGHT, set()),
+        (wrote(BLOCK, BLOCK, turns=(RAN,)), RIGHT, {"fences"}),  # the second was not run
+        (wrote(BLOCK, BLOCK, turns=(RAN,)), WRONG, set()),
+        (wrote(BLOCK + SHOWN, turns=()), RIGHT, {"fences"}),  # it made the output up
+        (wrote("so it goes " * 40), RIGHT, {"repetition"}),
+        (wrote(" ".join(map(str, range(200)))), RIGHT, set()),
+        (wrote(" ".join(map(str, [*range(40)] * 2))), RIGHT, set()),  # said twice is not half
+        (wrote(" ".join(map(str, [*range(40)] * 3))), RIGHT, {"repetition"}),
+        (wrote(), WRONG, set()),
+    ],
+)
+def test_single_samples_are_caught(episode, score, names):
+    cfg = Filters(samples=tuple(filters.SAMPLES))
+    found = filters.caught([episode], [score], COMPAT, cfg)
+    assert set(found) == set(filters.SAMPLES)
+    assert {name for name, hit in found.items() if hit.tolist() == [True]} == names
+    assert filters.caught([episode], [score], COMPAT, Filters()) == {}
+
+
+def test_a_group_that_lost_an_episode_may_be_dropped():
+    group = [wrote("a"), wrote("b", end=End.ABORT)]
+    assert filters.usable(group, [RIGHT, WRONG], Filters())
+    assert not filters.usable(group, [RIGHT, WRONG], Filters(incomplete="drop"))
+    assert filters.usable(group[:1], [RIGHT], Filters(incomplete="drop"))
+
+
+def test_the_recipe_knows_every_filter_by_name():
+    assert set(bounds.SAMPLES) == set(filters.SAMPLES)
+    with pytest.raises(UserError, match=r"filters\.samples is .*; expected some of"):
+        dataclasses.replace(Config(), filters=Filters(samples=("fence",)))

@@ -284,14 +284,14 @@ def calling(tiny, n=1, **more):
 class Program(ToRL):
     """Whatever the turn says, it asks for a program."""
 
-    turns = ()  # for which the stops were asked
+    turns = ()  # for which a finder was asked
 
     def call(self, turn_text):
         return super().call("```python\nprint(6*7)\n```\n" + turn_text)
 
-    def stops(self, calls_made):
+    def finder(self, calls_made):
         object.__setattr__(self, "turns", (*self.turns, calls_made))
-        return super().stops(calls_made)
+        return super().finder(calls_made)
 
 
 def test_a_row_that_waits_for_its_tool_holds_nobody_up(tiny, start):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torl_jax.errors import UserError
+from torl_jax.rl.advantages import ESTIMATORS
 
 POSITIVE = (
     "sampler.slots",
@@ -46,6 +47,8 @@ NOT_NEGATIVE = (
     "data.eval_problems",
     "data.decontaminate",
     "protocol.calls",
+    "protocol.output_tokens",
+    "reward.executed",
     "reward.overlong_buffer",
     "sampler.top_k",
     "sampler.deadline",
@@ -61,6 +64,8 @@ NOT_NEGATIVE = (
     "run.seed",
     "run.dump_episodes",
 )
+ADDED = ("reward.execution", "reward.overlong", "reward.failing", "reward.executed")
+SAMPLES = ("overlong_wrong", "fences", "repetition")  # of rl/filters.py
 SHARES = ("rl.gamma", "rl.lam", "sft.warmup", "sandbox.lost", "filters.accuracy_high")
 
 
@@ -72,7 +77,7 @@ def check(config: Any) -> None:
         _need(config, path, lambda x: x >= 0, "0 or more")
     for path in SHARES:
         _need(config, path, lambda x: 0 <= x <= 1, "a share, 0 to 1")
-    for path in ("reward.execution", "reward.overlong"):
+    for path in ("reward.execution", "reward.overlong", "reward.failing"):
         _need(config, path, lambda x: x <= 0, "0 or less: a penalty")
     for path in ("optimizer.b1", "optimizer.b2"):
         _need(config, path, lambda x: 0 <= x < 1, "at least 0, below 1")
@@ -112,8 +117,10 @@ def _algorithm(config: Any) -> None:
         lambda x: rl.problems_per_step % x == 0,
         f"a divisor of rl.problems_per_step = {rl.problems_per_step}",
     )
-    if rl.estimator != "gae":
+    if ESTIMATORS[rl.estimator].compares:
         _need(config, "rl.group_size", lambda x: x >= 2, "at least 2: groups compare samples")
+    if rl.surrogate == "cispo":
+        _need(config, "rl.dual_clip", lambda x: x == 0, "0 with rl.surrogate=cispo, which bounds")
     _need(
         config,
         "rl.kl_in",
@@ -121,11 +128,18 @@ def _algorithm(config: Any) -> None:
         "loss with rl.estimator=gdpo, which would weigh the KL as much as each part of the reward",
     )
     _need(config, "rl.dual_clip", lambda x: x == 0 or x > 1, "0 (none) or above 1")
+    _need(config, "rl.importance_cap", lambda x: x == 0 or x >= 1, "0 (none) or at least 1")
     _need(
         config,
         "filters.zero_variance",
         lambda x: rl.group_size > 1 or not x,
         "False with rl.group_size=1, where no group has any spread",
+    )
+    _need(
+        config,
+        "filters.samples",
+        lambda x: set(x) <= set(SAMPLES),
+        f"some of {', '.join(SAMPLES)}",
     )
     _need(
         config,
@@ -137,6 +151,15 @@ def _algorithm(config: Any) -> None:
 
 def _rewards(config: Any) -> None:
     """Switches that would do nothing, and benchmarks that the reward cannot grade."""
+    wrong = config.reward.wrong
+    _need(config, "reward.right", lambda x: x > wrong, f"more than reward.wrong = {wrong}")
+    for path in ("reward.shape", "reward.misshapen"):
+        _need(
+            config,
+            path,
+            lambda x: x in ("any", False) or config.protocol.markup == "zerotir",
+            "the default without protocol.markup=zerotir, whose tags it looks for",
+        )
     _need(
         config,
         "toolrl.dynamic_length",
@@ -158,8 +181,8 @@ def _rewards(config: Any) -> None:
                 f"{default!r} with reward.kind=answer: only reward.kind=toolrl has it",
             )
         return
-    for path in ("reward.execution", "reward.overlong"):
-        _need(config, path, lambda x: x == 0, "0 with reward.kind=toolrl, which adds no penalties")
+    for path in (*ADDED, "reward.misshapen", "reward.judge"):
+        _need(config, path, lambda x: not x, "0 with reward.kind=toolrl, which adds nothing")
     _need(
         config,
         "protocol.markup",

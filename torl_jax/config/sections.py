@@ -50,16 +50,18 @@ class Protocol:
     """How a policy calls tools.
 
     torl: fenced Python; an empty prompt is the paper's own, for `calls` 0 one without a tool.
+    zerotir: the same in a thought that the prompt opens, the answer in tags.
     toolrl: JSON in a tool block, the data's messages by the tokenizer's chat template; with
     `calls` 0 an episode is one turn, as in the paper, otherwise calls are carried out by `tools`.
     """
 
-    markup: Literal["torl", "toolrl"] = "torl"
+    markup: Literal["torl", "toolrl", "zerotir"] = "torl"
     prompt: str = ""
     calls: int = 1
     past: Literal["text", "end"] = "text"  # beyond `calls`: write on, or end where one is asked for
     blocks: Literal["compat", "tolerant"] = "compat"  # which fences hold code
-    observation: Literal["fixed", "compat"] = "fixed"
+    observation: Literal["fixed", "compat", "streams"] = "fixed"
+    output_tokens: int = 256  # zerotir: a longer output is replaced by a sentence that says so
     interpreter: Literal["stateless", "stateful"] = "stateless"  # stateful: one an episode
 
 
@@ -123,15 +125,23 @@ class Tools:
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-    """answer: +1 / -1 by the grader, and what is added to it. toolrl: see that section."""
+    """answer: `right` or `wrong` by the grader, and what is added. toolrl: see that section."""
 
     kind: Literal["answer", "toolrl"] = "answer"
+    right: float = 1.0
+    wrong: float = -1.0
+    shape: Literal["any", "strict"] = "any"  # strict: without ZeroTIR's tags an answer is wrong
     workers: int = 1
     timeout: float = 5.0  # seconds an answer
     execution: float = 0.0  # added where code did not execute; the paper tried -0.5
     execution_rule: Literal["fixed", "compat"] = "fixed"  # compat: also where there is no code
     overlong: float = 0.0  # added at the full length, from 0 at `overlong_buffer` tokens before
     overlong_buffer: int = 0
+    judge: str = ""  # a second opinion on wrong answers: an OpenAI-compatible URL, or a file
+    judge_model: str = "gpt-4o"
+    misshapen: bool = False  # adds -3 without answer tags, -2 without a box, -1 for odd tags
+    failing: float = 0.0  # added where over 90 % of several programs failed; ZeroTIR tried -0.1
+    executed: float = 0.0  # added to a right answer with a program that ran
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,24 +179,39 @@ class Filters:
     accuracy_low: float = 0.0  # drop groups whose accuracy is below
     accuracy_high: float = 1.0  # or above
     rounds: int = 1
+    leftovers: bool = False  # usable groups beyond the batch begin the next one
+    incomplete: Literal["keep", "drop"] = "keep"  # groups that lost an episode to our own failure
+    samples: tuple[str, ...] = ()  # kinds of episodes not trained on: see rl/filters.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """Whether rollouts run beside training. One host only, as yet."""
+
+    depth: Literal[0, 1] = 0  # rollouts ahead of training; 0: one after the other
 
 
 @dataclasses.dataclass(frozen=True)
 class Rl:
-    """The algorithm: group sizes, advantages, clip, KL and entropy.
+    """The algorithm: advantages, group sizes, the loss and its pieces; docs/algorithms.md.
 
-    grpo: relative to the group. gdpo: each part of the reward by itself, then over the batch
-    (arXiv 2601.05242). gae: PPO with a critic (arXiv 1506.02438, 1707.06347).
+    The estimators are functions of `rl/advantages.py`; gae is PPO with a critic, the others
+    have none. gspo is grpo with `ratio` and `aggregation` sequence; cispo is a `surrogate`.
     """
 
-    estimator: Literal["grpo", "gdpo", "gae"] = "grpo"
-    gamma: float = 1.0  # gae: discount a token
+    estimator: Literal[
+        "grpo", "dr_grpo", "gdpo", "rloo", "opo", "reinforce_pp", "reinforce_pp_baseline", "gae"
+    ] = "grpo"
+    gamma: float = 1.0  # discount a token of the policy
     lam: float = 1.0  # gae: 1 is the whole return, 0 one step
-    whiten: bool = True  # gae: advantages of mean 0 and variance 1 over the step's tokens
+    whiten: bool = True  # mean 0, variance 1 over the step's tokens; not grpo, dr_grpo, gdpo
     problems_per_step: int = 128
     group_size: int = 16
     minibatches: int = 1  # optimiser steps an epoch
     epochs: int = 1  # times a rollout is gone through
+    ratio: Literal["token", "sequence"] = "token"  # what is clipped: GSPO the episode's mean
+    surrogate: Literal["clip", "cispo"] = "clip"
+    aggregation: Literal["token", "sequence", "constant"] = "token"  # what counts alike
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float = 0.0  # bound on the ratio where the advantage is negative; 0: none
@@ -194,6 +219,7 @@ class Rl:
     kl_in: Literal["loss", "reward"] = "loss"
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     entropy_coef: float = 0.0
+    importance_cap: float = 0.0  # of weights p_old / p_sampler on the loss; 0: no weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,6 +330,7 @@ class Config:
     reward: Reward = Reward()
     toolrl: ToolRl = ToolRl()
     filters: Filters = Filters()
+    pipeline: Pipeline = Pipeline()
     rl: Rl = Rl()
     critic: Critic = Critic()
     sft: Sft = Sft()

@@ -11,10 +11,16 @@ compat (ToRL's released table, quirks included)
     exit code 0 or anything printed: stdout, passed; otherwise stderr, failed. Of a
     text that contains "Error" the last line. Blank is shown as a time-out.
 
-Both cut a text of `limit` characters or more to its first and last halves. A
+streams (ZeroTIR's)
+    ok: stdout. Otherwise what is known of the failure and nothing else: stderr without the
+    places of files and the carets, or the line of `fixed`. Not cut: its protocol replaces
+    what is too long.
+
+The first two cut a text of `limit` characters or more to its first and last halves. A
 failure of the sandbox itself is never put into words: it stays an exception.
 """
 
+import re
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -27,6 +33,8 @@ from torl_jax.errors import UserError
 
 LIMIT = 256  # characters of an observation, as in the paper's code
 NO_OUTPUT = "[no output]"
+PLACE = re.compile(r'File "[^"\n]*", ')
+MARKS = re.compile(r"\s*[~^]+\s*")  # under the place of the error
 TIMEOUT = "TimeoutError"  # compat's word for a blank text
 
 
@@ -142,6 +150,22 @@ def compat(result: Result, timeout: float, limit: int = LIMIT) -> Observation:
     return Observation(cut(text, limit), passed, result.status, result.seconds)
 
 
+def streams(result: Result, timeout: float, limit: int = LIMIT) -> Observation:
+    """One stream, whole: what was printed, or what went wrong."""
+    if result.status in ("ok", "error"):
+        passed = result.status == "ok"
+        said = result.stdout if passed else cleaned(result.stderr)
+        text = said.strip("\n") or ("" if passed else f"[exit code {result.exit_code}]")
+        return Observation(text, passed, result.status, result.seconds)
+    return fixed(result, timeout, limit)
+
+
+def cleaned(traceback: str) -> str:
+    """A traceback without `File "...", ` and without lines of carets."""
+    lines = [line for line in traceback.splitlines() if not MARKS.fullmatch(line)]
+    return PLACE.sub("", "\n".join(lines))
+
+
 def cut(text: str, limit: int) -> str:
     """`text`, or its first and last `limit // 2` characters when it has `limit` or more."""
     half = limit // 2
@@ -153,4 +177,4 @@ def _last_line(text: str) -> str:
     return text.rstrip().rpartition("\n")[2].strip()
 
 
-POLICIES = {"fixed": fixed, "compat": compat}
+POLICIES = {"fixed": fixed, "compat": compat, "streams": streams}

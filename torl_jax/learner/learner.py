@@ -3,8 +3,7 @@
     learner.refer(params)
     state = learner.create(params)
     batches = learner.annotate(state, batches)
-    batches = learner.credit(batches, advantages)      or, with a critic,
-    batches = learner.estimate(batches, scores)
+    batches = learner.credit(batches, worths)
     state, stats = learner.update(state, batches)
 
 `batches` are the minibatches of one rollout, one optimiser step each and an epoch. With
@@ -25,6 +24,7 @@ from torl_jax import config
 from torl_jax.learner import critic, losses
 from torl_jax.learner import optimizer as optimizers
 from torl_jax.learner import state as states
+from torl_jax.learner.credit import credit
 from torl_jax.learner.network import Network, check, place
 from torl_jax.learner.state import TrainState
 from torl_jax.learner.step import divergence
@@ -32,10 +32,11 @@ from torl_jax.model.transformer import Transformer
 from torl_jax.parallel import mesh as meshes
 from torl_jax.parallel import sharding
 from torl_jax.rl import gae
-from torl_jax.rl.batch import TrainBatch, credit
+from torl_jax.rl.advantages import ESTIMATORS
+from torl_jax.rl.batch import TrainBatch
 
 # How a statistic of several optimiser steps becomes one of the rollout; else the mean.
-OVER_STEPS = {"agreement_max": np.max, "trained_tokens": np.sum}
+OVER_STEPS = {"agreement_max": np.max, "importance_max": np.max, "trained_tokens": np.sum}
 # The critic's statistics beside the policy's: what both have is named apart.
 OF_CRITIC = {
     "vf_loss": "vf_loss",
@@ -51,25 +52,22 @@ class Learner:
     def __init__(self, cfg: config.Config, model: Transformer, vocab: int, mesh: Mesh) -> None:
         check(cfg.learner, model.config, mesh)
         self.mesh, self.rl, self.warmup = mesh, cfg.rl, cfg.critic.warmup
+        self.estimator = ESTIMATORS[cfg.rl.estimator]
         self.model = model.clone(mesh=mesh)
         self.reference = None
         memory = states.HOST if cfg.optimizer.offload else states.DEVICE
         self.policy = self._policy(cfg, vocab, memory)
-        self.critic = self._critic(cfg, memory) if cfg.rl.estimator == "gae" else None
+        self.critic = self._critic(cfg, memory) if self.estimator.critic else None
         rows, whole = sharding.rows(mesh), sharding.replicated(mesh)
         self.divergence_program = jax.jit(
             divergence, static_argnames=("estimator", "count"), out_shardings=whole
         )
         self.credit_program = jax.jit(
-            lambda batch, values_E: credit(batch, values_E).advantage, out_shardings=rows
-        )
-        in_reward = cfg.rl.kl_coef if cfg.rl.kl_in == "reward" else 0.0
-        self.estimate_program = jax.jit(
             functools.partial(
-                critic.credit,
+                credit,
                 gamma=cfg.rl.gamma,
                 lam=cfg.rl.lam,
-                kl_coef=in_reward,
+                kl_coef=self._kl_coef("reward") if self.estimator.token_kl else 0.0,
                 estimator=cfg.rl.kl_estimator,
             ),
             out_shardings=(rows, rows, whole),
@@ -82,12 +80,15 @@ class Learner:
             model=self.model,
             vocab=vocab,
             temperature=cfg.sampler.temperature,
+            ratio=cfg.rl.ratio,
+            surrogate=cfg.rl.surrogate,
             clip_low=cfg.rl.clip_low,
             clip_high=cfg.rl.clip_high,
             dual_clip=cfg.rl.dual_clip,
-            kl_coef=cfg.rl.kl_coef if cfg.rl.kl_in == "loss" else 0.0,
+            kl_coef=self._kl_coef("loss"),
             kl_estimator=cfg.rl.kl_estimator,
             entropy_coef=cfg.rl.entropy_coef,
+            importance_cap=cfg.rl.importance_cap,
             head_chunk=cfg.learner.head_chunk * meshes.ways(self.mesh),
         )
         optimizer = optimizers.make(cfg.optimizer)
@@ -101,6 +102,9 @@ class Learner:
         tree = states.abstract(shape, optimizer, critic.begin)
         return Network(loss, optimizer, tree, self.mesh, memory)
 
+    def _kl_coef(self, where: str) -> float:
+        return self.rl.kl_coef if self.rl.kl_in == where else 0.0
+
     @property
     def needs_reference(self) -> bool:
         """Whether the policy that training began with is needed all along."""
@@ -110,7 +114,7 @@ class Learner:
     def needs_old(self) -> bool:
         """Whether the sampling policy's log-probs are needed before an update."""
         several = self.rl.minibatches * self.rl.epochs > 1
-        return several or (self.needs_reference and self.rl.kl_in == "reward")
+        return several or self._kl_coef("reward") > 0
 
     def abstract(self) -> TrainState:
         """The state's tree with shapes and shardings for leaves; nothing is allocated."""
@@ -161,26 +165,18 @@ class Learner:
         return np.stack(jax.device_get(found))
 
     def credit(
-        self, batches: Sequence[TrainBatch], advantages: Sequence[np.ndarray]
+        self, batches: Sequence[TrainBatch], worths: Sequence[np.ndarray]
     ) -> list[TrainBatch]:
-        """The placed batches with their episodes' advantages, [E] float32 for each."""
-        return [
-            dataclasses.replace(batch, advantage=self.credit_program(batch, values_E))
-            for batch, values_E in zip(batches, advantages, strict=True)
-        ]
+        """The annotated batches with each token's advantage, from their episodes' worths, [E] each.
 
-    def estimate(
-        self, batches: Sequence[TrainBatch], scores: Sequence[np.ndarray]
-    ) -> list[TrainBatch]:
-        """The annotated batches with each token's advantage and return, from scores [E] float32.
-
-        Advantages are whitened over the trained tokens of all batches together.
+        Advantages are whitened over the trained tokens of all batches together, where the
+        estimator has it so. With a critic there are returns too.
         """
         found = [
-            self.estimate_program(batch, scores_E)
-            for batch, scores_E in zip(batches, scores, strict=True)
+            self.credit_program(batch, worth_E)
+            for batch, worth_E in zip(batches, worths, strict=True)
         ]
-        if self.rl.whiten and found:
+        if self.estimator.whitens and self.rl.whiten and found:
             mean, variance = gae.pooled(jax.device_get([moments for _, _, moments in found]))
             found = [(self.whiten_program(x, mean, variance), *rest) for x, *rest in found]
         return [

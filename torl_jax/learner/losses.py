@@ -9,6 +9,7 @@ frozen and hashable: one program (`step.update`) is compiled for each.
 """
 
 import dataclasses
+import functools
 from typing import Any
 from typing import Protocol as Interface
 
@@ -22,6 +23,9 @@ from torl_jax.rl import loss as rl_loss
 from torl_jax.rl.batch import TrainBatch
 
 Stats = dict[str, jax.Array]
+
+# Where none is set, how many would be above this is told all the same.
+USUAL_CAP = 2.0
 
 
 class Loss(Interface):
@@ -80,17 +84,20 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Policy(Text):
-    """The clipped surrogate with KL and entropy: see `config.Rl` for the coefficients.
+    """A surrogate with KL and entropy, each token by its weight: see `config.Rl` for the keys.
 
     `kl_coef` is the loss's own: 0 where the KL is in the reward.
     """
 
+    ratio: str = "token"
+    surrogate: str = "clip"
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float = 0.0
     kl_coef: float = 0.0
     kl_estimator: str = "k3"
     entropy_coef: float = 0.0
+    importance_cap: float = 0.0
 
     def __call__(self, params: Any, batch: TrainBatch, total: jax.Array) -> tuple[jax.Array, Stats]:
         """As `Loss`."""
@@ -98,32 +105,42 @@ class Policy(Text):
         fixed_BT = jax.lax.stop_gradient(logp_BT)
         # Strictly on-policy batches need no second forward pass: their ratio is one.
         old_logp_BT = fixed_BT if batch.old_logp is None else batch.old_logp
+        free_BT = rl_loss.importance(old_logp_BT, batch.sampler_logp, batch.mask)
+        trust_BT = jnp.minimum(free_BT, self.importance_cap) if self.importance_cap else 1.0
         policy, stats = rl_loss.policy_loss(
             logp_BT,
             old_logp_BT,
             batch.advantage,
             batch.mask,
+            batch.segments,
+            batch.weight * trust_BT,
+            ratio=self.ratio,
+            surrogate=self.surrogate,
             clip_low=self.clip_low,
             clip_high=self.clip_high,
             dual_clip=self.dual_clip,
             total=total,
         )
-        entropy = rl_loss.token_mean(entropy_BT, batch.mask, total)
-        kl = jnp.float32(0)
+        mean = functools.partial(rl_loss.token_mean, mask_BT=batch.mask, total=total)
+        kl_BT = jnp.zeros_like(logp_BT)
         if batch.ref_logp is not None:
             # As in policy_loss: an untrained place must not overflow into a nan gradient.
             ref_logp_BT = jnp.where(batch.mask > 0, batch.ref_logp, fixed_BT)
             kl_BT = rl_loss.KL[self.kl_estimator](logp_BT, ref_logp_BT)
-            kl = rl_loss.token_mean(kl_BT, batch.mask, total)
-        value = policy + self.kl_coef * kl - self.entropy_coef * entropy
+        extra_BT = self.kl_coef * kl_BT - self.entropy_coef * entropy_BT
+        value = policy + mean(batch.weight * extra_BT)
         gap_BT = jnp.where(batch.mask > 0, jnp.abs(batch.sampler_logp - old_logp_BT), 0.0)
+        capped_BT = free_BT > (self.importance_cap or USUAL_CAP)
         stats |= {
             "loss": value,
             "policy_loss": policy,
-            "entropy": entropy,
-            "kl": kl,
-            "agreement_mean": rl_loss.token_mean(gap_BT, batch.mask, total),
+            "entropy": mean(entropy_BT),
+            "kl": mean(kl_BT),
+            "agreement_mean": mean(gap_BT),
             "agreement_max": jnp.max(gap_BT),
+            "importance_mean": mean(free_BT),
+            "importance_max": jnp.max(jnp.where(batch.mask > 0, free_BT, 0.0)),
+            "importance_capped": mean(capped_BT.astype(jnp.float32)),
         }
         return value, stats
 

@@ -232,6 +232,7 @@ class Run:
             segments=whole,
             targets=whole,
             mask=real,
+            weight=real,
             episode=whole,
             sampler_logp=real,
             advantage=real if annotated else None,

@@ -6,10 +6,20 @@ and spells what is written back. It never runs anything, sees a token id or
 looks at another author's text.
 """
 
+from collections.abc import Sequence
 from typing import Protocol as Interface
 
-from torl_jax.episode import Call, Observation, Problem
+from torl_jax.episode import Call, End, Observation, Problem
 from torl_jax.protocols.blocks import Block
+from torl_jax.protocols.text import Stop
+
+
+class Finder(Interface):
+    """Watches one turn, token by token, for its end: `text.StopFinder`, or one with rules."""
+
+    def feed(self, pieces: Sequence[bytes]) -> Stop | None:
+        """The stop that these tokens' bytes complete; None to go on."""
+        ...
 
 
 class Protocol(Interface):
@@ -24,11 +34,15 @@ class Protocol(Interface):
         ...
 
     def stops(self, calls_made: int) -> tuple[str, ...]:
-        """The strings that end the next turn."""
+        """The strings that can end the next turn."""
         ...
 
-    def spent(self, calls_made: int) -> bool:
-        """Whether no call is left: a stop then ends the episode."""
+    def finder(self, calls_made: int) -> Finder:
+        """What finds the first of them that does; for one turn."""
+        ...
+
+    def end(self, stop: str, calls_made: int) -> End | None:
+        """Why this stop ends the episode; None where only the turn ends."""
         ...
 
     def blocks(self, turn_text: str) -> list[Block]:

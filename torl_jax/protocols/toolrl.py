@@ -22,9 +22,10 @@ counts, so that a thought may name the tag.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from torl_jax.episode import Call, Observation, Problem
+from torl_jax.episode import Call, End, Observation, Problem
 from torl_jax.errors import UserError
 from torl_jax.protocols.blocks import Block
+from torl_jax.protocols.text import StopFinder
 
 OPEN, STOP = "<tool_call>", "</tool_call>"
 ANSWER, ANSWERED = "<response>", "</response>"
@@ -55,11 +56,15 @@ class ToolRL:
 
     def stops(self, calls_made: int) -> tuple[str, ...]:
         """The tag that closes a block, as long as calls are left."""
-        return () if self.spent(calls_made) else (STOP,)
+        return () if calls_made >= self.calls else (STOP,)
 
-    def spent(self, calls_made: int) -> bool:
-        """Whether no call is left."""
-        return calls_made >= self.calls
+    def finder(self, calls_made: int) -> StopFinder:
+        """What finds it."""
+        return StopFinder(self.stops(calls_made))
+
+    def end(self, stop: str, calls_made: int) -> End | None:
+        """Never: with no call left there is no stop."""
+        return None
 
     def blocks(self, turn_text: str) -> list[Block]:
         """The tool blocks that the turn opens, in order; a second opening drops the first."""

@@ -20,19 +20,19 @@ Deviations from the released code:
 import dataclasses
 from typing import Literal
 
-from torl_jax.episode import Call, Observation, Problem
-from torl_jax.errors import UserError
+from torl_jax.episode import Call, End, Observation, Problem
+from torl_jax.protocols import prompts
 from torl_jax.protocols.blocks import BLOCKS, Block, last_code
+from torl_jax.protocols.text import StopFinder
 from torl_jax.rewards.boxes import box_at
 
 STOP = "```output"
-QUESTION = "{question}"
 PROMPT = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant "
     "solves it.\n"
     "User: Please integrate natural language reasoning with programs to solve the problem "
     "above, and put your final answer within \\boxed{}.\n"
-    f"{QUESTION}\n"
+    f"{prompts.QUESTION}\n"
     "Assistant:\n"
 )
 # What is asked for where no tool is at hand (C = 0).
@@ -63,26 +63,23 @@ class ToRL:
         if not self.prompt_template:
             template = PROMPT if self.calls else PLAIN_PROMPT
             object.__setattr__(self, "prompt_template", template)
-        found = self.prompt_template.count(QUESTION)
-        if found != 1:
-            raise UserError(
-                f"prompt template has {QUESTION} {found} times: write it exactly once, "
-                "where the problem's text goes"
-            )
-        if self.calls < 0:
-            raise UserError(f"calls is {self.calls}: give 0 (no tool) or more")
+        prompts.check(self.prompt_template, self.calls)
 
     def prompt(self, problem: Problem) -> str:
         """The template with the problem's question in its place."""
-        return self.prompt_template.replace(QUESTION, problem.question)
+        return prompts.fill(self.prompt_template, problem.question)
 
     def stops(self, calls_made: int) -> tuple[str, ...]:
         """The output fence; once no call is left only where it ends the episode."""
-        return () if self.spent(calls_made) and self.past == "text" else (STOP,)
+        return () if calls_made >= self.calls and self.past == "text" else (STOP,)
 
-    def spent(self, calls_made: int) -> bool:
-        """Whether no call is left."""
-        return calls_made >= self.calls
+    def finder(self, calls_made: int) -> StopFinder:
+        """What finds it."""
+        return StopFinder(self.stops(calls_made))
+
+    def end(self, stop: str, calls_made: int) -> End | None:
+        """The fence ends the episode once no call is left."""
+        return End.CALLS if calls_made >= self.calls else None
 
     def blocks(self, turn_text: str) -> list[Block]:
         """The Python blocks that the turn opens, in order."""

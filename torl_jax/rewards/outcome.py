@@ -1,7 +1,9 @@
 """The outcome reward: one number for a right final answer, another for any other.
 
-    total = right if grade(gold, what the policy wrote) else wrong      (+1 / -1)
+    total = right if grade(gold, what the policy wrote) else wrong      (+1 / -1; ZeroTIR: 1 / 0)
             + what `shaping.py` adds                                    (nothing by default)
+
+With `strict` an answer without ZeroTIR's tags (`tags.py`) is wrong, whatever it says.
 
 Only the policy's own words are graded: a box printed by a program counts for
 nothing. Correctness is kept beside the reward, so that no shaping ever leaks into
@@ -13,7 +15,7 @@ from concurrent.futures import Future
 
 from torl_jax.envs.base import then
 from torl_jax.episode import End, Episode, Score
-from torl_jax.rewards import shaping
+from torl_jax.rewards import shaping, tags
 from torl_jax.rewards.answer import Grade, Grader
 from torl_jax.rewards.base import settled
 
@@ -27,6 +29,10 @@ class Outcome:
 
     right: float = 1.0
     wrong: float = -1.0
+    strict: bool = False
+    misshapen: bool = False
+    failing: float = 0.0
+    executed: float = 0.0
     execution: float = 0.0
     execution_rule: str = "fixed"
     overlong: float = 0.0
@@ -35,13 +41,20 @@ class Outcome:
 
     def score(self, episode: Episode, grade: Grade) -> Score:
         """The score of an episode that was graded so."""
-        parts = {"answer": self.right if grade.correct else self.wrong}
+        correct = grade.correct and not (self.strict and bool(tags.fault(episode)))
+        parts = {"answer": self.right if correct else self.wrong}
+        if self.misshapen:
+            parts["shape"] = tags.PENALTIES[tags.fault(episode)]
+        if self.failing and shaping.mostly_failed(episode):
+            parts["failing"] = self.failing
+        if self.executed and correct and shaping.ran(episode):
+            parts["executed"] = self.executed
         if self.execution and shaping.failed(episode, self.execution_rule):
             parts["execution"] = self.execution
         if self.overlong:
             share = shaping.overlong(episode, self.most, self.overlong_buffer)
             parts["overlong"] = self.overlong * share
-        return Score(sum(parts.values()), grade.correct, parts, grade.failure)
+        return Score(sum(parts.values()), correct, parts, grade.failure)
 
 
 PLAIN = Outcome()

@@ -6,8 +6,7 @@ Episodes are packed into rows of fixed length, first-fit decreasing, with segmen
 ids; a packed row trains exactly as its episodes would alone.
 """
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -23,10 +22,11 @@ class TrainBatch:
     """Arrays [M, B, T]: M microbatches of B rows of T tokens; `count` of the M are filled.
 
     segments: 1, 2, .. per packed episode, 0 for padding; episode: which of the E it is.
-    mask: 1 where the target was written by the policy in a kept episode. old_logp,
+    mask: 1 where the target was written by the policy in a kept episode; weight: what it counts
+    beside the mean of all such (WEIGHTS). old_logp,
     ref_logp and values (the critic's, before the step) are filled by `Learner.annotate`
-    where the algorithm needs them; advantage by `Learner.credit`, or with returns by
-    `Learner.estimate`.
+    where the algorithm needs them; advantage, and returns where there is a critic, by
+    `Learner.credit`.
     """
 
     tokens: Array
@@ -34,6 +34,7 @@ class TrainBatch:
     segments: Array
     targets: Array
     mask: Array
+    weight: Array
     episode: Array
     sampler_logp: Array
     count: Array
@@ -42,6 +43,26 @@ class TrainBatch:
     values: Array = None
     advantage: Array = None
     returns: Array = None
+
+
+def by_token(written_E: np.ndarray, longest: int) -> np.ndarray:
+    """All tokens of the batch count alike (DAPO, arXiv 2503.14476, eq. 8; ToRL; ZeroTIR)."""
+    return np.ones(len(written_E))
+
+
+def by_sequence(written_E: np.ndarray, longest: int) -> np.ndarray:
+    """All episodes count alike, and so do the tokens of each (GRPO, arXiv 2402.03300, eq. 3)."""
+    return written_E.sum() / (np.count_nonzero(written_E) * np.maximum(written_E, 1))
+
+
+def by_constant(written_E: np.ndarray, longest: int) -> np.ndarray:
+    """Over (episodes x the longest response), no length of their own (Dr. GRPO, 2503.20783)."""
+    return np.full(len(written_E), written_E.sum() / (np.count_nonzero(written_E) * longest))
+
+
+# (tokens written by the policy in each trained episode, most that one may write) -> what a token
+# of each episode weighs. The loss is sum(weight x) / number of trained tokens.
+WEIGHTS = {"token": by_token, "sequence": by_sequence, "constant": by_constant}
 
 
 def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
@@ -73,8 +94,12 @@ def from_episodes(
     row_tokens: int,
     microbatch_rows: int,
     most: int = 0,
+    weigh: Callable[[np.ndarray, int], np.ndarray] = by_token,
+    longest: int = 1,
 ) -> TrainBatch:
     """One optimiser step's batch. keep: bool [E]; an episode not kept is left out.
+
+    `weigh` is one of WEIGHTS, `longest` the most tokens that a response may have.
 
     M is the most that E episodes can need (or `most` of them, where that is more), whatever
     their lengths, so that the shapes, and with them the compiled program, never change.
@@ -88,10 +113,13 @@ def from_episodes(
         "targets": np.zeros(shape, np.int32),
         "episode": np.zeros(shape, np.int32),
         "mask": np.zeros(shape, np.float32),
+        "weight": np.zeros(shape, np.float32),
         "sampler_logp": np.zeros(shape, np.float32),
     }
     used = [i for i in range(len(episodes)) if keep[i]]
     rows = pack([len(episodes[i].tokens) for i in used], row_tokens)
+    written = np.asarray([episodes[i].count(Author.POLICY) for i in used], int)
+    weights = weigh(written, longest) if written.any() else np.zeros(len(used))
     for r, row in enumerate(rows):
         start = 0
         for segment, j in enumerate(row, start=1):
@@ -100,16 +128,12 @@ def from_episodes(
             _fill(arrays, r, where, episode)
             arrays["segments"][r, where] = segment
             arrays["episode"][r, where] = used[j]
+            arrays["weight"][r, where] = weights[j]
             start = where.stop
     return TrainBatch(
         **{name: x.reshape(M, microbatch_rows, row_tokens) for name, x in arrays.items()},
         count=np.int32(-(-len(rows) // microbatch_rows)),
     )
-
-
-def credit(batch: TrainBatch, values_E: Array) -> TrainBatch:
-    """The batch with each episode's own advantage, values_E [E] float32, at all its tokens."""
-    return dataclasses.replace(batch, advantage=values_E[batch.episode] * (batch.segments > 0))
 
 
 def _fill(arrays, r: int, where: slice, episode: Episode) -> None:

@@ -28,11 +28,15 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a step trains on: P groups, of which some may be there to fill up."""
+    """What a step trains on: P groups, of which some may be there to fill up.
+
+    `over`: usable ones that had no place.
+    """
 
     groups: Sequence[Group]
     rollouts: int
     sampled: int  # groups
+    over: Sequence[Group] = ()
 
     @property
     def episodes(self) -> list[Episode]:
@@ -50,19 +54,26 @@ class Step:
         return np.asarray([group.usable for group in self.groups], bool)
 
 
-def fill(sample: Callable[[int], Sequence[Group]], wanted: int, rollouts: int) -> Step:
+def fill(
+    sample: Callable[[int], Sequence[Group]],
+    wanted: int,
+    rollouts: int,
+    left: Sequence[Group] = (),
+) -> Step:
     """`wanted` groups from at most `rollouts` calls of `sample(problems)`, first come first kept.
 
-    A call asks for at most `wanted` problems.
+    A call asks for at most `wanted` problems. `left`: usable groups that are there already; one
+    problem at least is sampled all the same, or a step would say nothing of its policy.
     """
-    good: list[Group] = []
+    good: list[Group] = [*left][:wanted]
     spare: list[Group] = []
-    done, ask = 0, wanted
-    while done < rollouts and len(good) < wanted:
+    done, ask = 0, max(wanted - len(good), 1)
+    while not done or (done < rollouts and len(good) < wanted):
         found = sample(ask)
         good += [group for group in found if group.usable]
         spare += [group for group in found if not group.usable]
         done += 1
         rate = max(len(good) / (len(good) + len(spare)), LEAST_RATE)
         ask = min(wanted, math.ceil((wanted - len(good)) / rate))
-    return Step([*good, *spare][:wanted], done, len(good) + len(spare))
+    sampled = len(good) + len(spare) - min(len(left), wanted)
+    return Step([*good, *spare][:wanted], done, sampled, good[wanted:])

@@ -5,7 +5,8 @@
     trained   in the loss: counted, in a usable group, and neither masked as over-long
               nor for a void turn (SimpleTIR, arXiv 2509.02479)
     usable    a group whose accuracy lies in the window, and whose rewards differ where
-              that is asked for (DAPO, arXiv 2503.14476, "dynamic sampling")
+              that is asked for (DAPO, arXiv 2503.14476, "dynamic sampling"); whole, too
+    caught    by a filter of single samples (ZeroTIR, arXiv 2505.07773): not trained
 
 A group's episodes stand together, G at a time.
 """
@@ -17,6 +18,8 @@ import numpy as np
 from torl_jax import config
 from torl_jax.episode import End, Episode, Score
 from torl_jax.protocols.base import Protocol
+
+RUN = 20  # words
 
 
 def counted(episodes: Sequence[Episode], cfg: config.Filters) -> np.ndarray:
@@ -48,6 +51,8 @@ def usable(
 
     `by_part`: rewards differ where any part does, though the sums be equal (GDPO).
     """
+    if cfg.incomplete == "drop" and any(episode.end is End.ABORT for episode in episodes):
+        return False
     chosen = [score for score, ok in zip(scores, counted(episodes, cfg), strict=True) if ok]
     if not chosen:
         return False
@@ -55,6 +60,40 @@ def usable(
         return False
     accuracy = np.mean([score.correct for score in chosen])
     return bool(cfg.accuracy_low <= accuracy <= cfg.accuracy_high)
+
+
+def caught(
+    episodes: Sequence[Episode], scores: Sequence[Score], markup: Protocol, cfg: config.Filters
+) -> dict[str, np.ndarray]:
+    """bool [E] for each filter of `cfg.samples`."""
+    pairs = [*zip(episodes, scores, strict=True)]
+    return {
+        name: np.asarray([SAMPLES[name](e, s, markup) for e, s in pairs], bool)
+        for name in cfg.samples
+    }
+
+
+def overlong_wrong(episode: Episode, score: Score, markup: Protocol) -> bool:
+    """Cut off at the full length, and wrong."""
+    return episode.end is End.LENGTH and not score.correct
+
+
+def fences(episode: Episode, score: Score, markup: Protocol) -> bool:
+    """Right, but blocks closed, blocks of output and programs run are not as many."""
+    closed = sum(block.closed for text in episode.policy_texts for block in markup.blocks(text))
+    shown = episode.response_text.count("```output")
+    ran = sum(turn.observation is not None for turn in episode.turns)
+    return score.correct and not closed == shown == ran
+
+
+def repetition(episode: Episode, score: Score, markup: Protocol) -> bool:
+    """More than half of its runs of RUN words, the policy's, have been there before."""
+    words = " ".join(episode.policy_texts).split()
+    runs = [tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)]
+    return 2 * len(set(runs)) < len(runs)
+
+
+SAMPLES = {"overlong_wrong": overlong_wrong, "fences": fences, "repetition": repetition}
 
 
 def _reward(score: Score, by_part: bool) -> Hashable:

@@ -26,7 +26,7 @@ from queue import SimpleQueue
 
 from torl_jax.envs.base import Environment, Tool
 from torl_jax.episode import Observation, Problem
-from torl_jax.protocols.base import Protocol
+from torl_jax.protocols.base import Finder, Protocol
 from torl_jax.protocols.text import StopFinder, Tokenizer
 from torl_jax.sampler.engine import Chunk, Engine
 from torl_jax.sampler.sampling import Settings
@@ -117,7 +117,7 @@ class Row:
     index: int
     slot: Slot
     typist: Typist
-    finder: StopFinder  # of the protocol's stops
+    finder: Finder  # of the protocol's stops
     turn: list[int] = dataclasses.field(default_factory=list)
     turns: int = 0  # that asked for a tool
     tool: Tool | None = None
@@ -243,17 +243,16 @@ class Batch:
             job = self._line[0]
             prompt, sample = job.waiting.popleft()
             order = job.order
-            stops = self._stops(order, 0)
             slot = self._engine.admit(
                 order.prompts[prompt],
                 problem=order.key,
                 sample=sample,
                 budget=order.budget,
-                watch=bool(stops),
+                watch=bool(self._stops(order, 0)),
                 settings=order.settings,
             )
             index = prompt * order.n + sample
-            row = Row(job, index, slot, Typist(order.stops), StopFinder(stops))
+            row = Row(job, index, slot, Typist(order.stops), self._finder(order, 0))
             self._rows[slot.index] = row
             job.rows.append(row)
             if not job.waiting:
@@ -263,6 +262,10 @@ class Batch:
 
     def _stops(self, order: Order, turns: int) -> tuple[str, ...]:
         return self._live.protocol.stops(turns) if self._live and order.execute else ()
+
+    def _finder(self, order: Order, turns: int) -> Finder:
+        running = self._live if order.execute else None
+        return running.protocol.finder(turns) if running else StopFinder(())
 
     def _read(self, row: Row, chunk: Chunk) -> None:
         """Takes in what a row has just sampled."""
@@ -291,7 +294,7 @@ class Batch:
     def _ask(self, row: Row, stop: str) -> None:
         """The protocol's stop ended the turn: carry out what it asks for, or go on without."""
         assert self._live is not None
-        if self._live.protocol.spent(row.turns):
+        if self._live.protocol.end(stop, row.turns) is not None:
             self._finish(row, "stop", stop)
             return
         call = self._live.protocol.call(self._tokenizer.decode(row.turn))
@@ -334,10 +337,10 @@ class Batch:
             self._finish(row, "length", None)
             return
         row.turns += 1
-        stops = self._stops(row.job.order, row.turns)
-        row.turn, row.typist = [], Typist(row.job.order.stops)
-        row.finder = StopFinder(stops)
-        row.slot.watch = bool(stops)
+        order = row.job.order
+        row.turn, row.typist = [], Typist(order.stops)
+        row.finder = self._finder(order, row.turns)
+        row.slot.watch = bool(self._stops(order, row.turns))
         row.slot.live = True
 
     def _say(self, row: Row, text: str) -> None:

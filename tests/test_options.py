@@ -22,6 +22,10 @@ EVERYTHING = [
     "--config.filters.overlong=remove",
     "--config.filters.void=mask",
     "--config.filters.rounds=3",
+    "--config.filters.leftovers=true",
+    "--config.filters.incomplete=drop",
+    "--config.filters.samples=('overlong_wrong', 'fences', 'repetition')",
+    "--config.rl.importance_cap=2.0",
     "--config.rl.epochs=2",
     "--config.rl.dual_clip=3.0",
     "--config.rl.kl_coef=0.01",
@@ -50,6 +54,9 @@ def test_all_options_together(whole):
         assert row["train/agreement_max"] < 1e-4
         assert row["train/clip_fraction"] >= 0 and row["train/kl"] is not None
         assert row["rollout/calls"] <= 2
+        assert row["rollout/leftovers"] >= 0 and row["train/importance_max"] < 1.001
+        caught = [row[f"filtered/{name}"] for name in ("overlong_wrong", "fences", "repetition")]
+        assert all(0 <= share < 1 for share in caught)
     assert found[-1]["train/kl"] != found[0]["train/kl"]
 
 

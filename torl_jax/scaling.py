@@ -110,7 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="what to call the runs, one name for each; runs of one name share a colour "
         "(default: their folders' names)",
     )
-    parser.add_argument("--out", metavar="DIR", help="where to write (default: beside the first)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where to write (default: WORKDIR/scaling of the first)"
+    )
     given = parser.parse_args(arguments)
     try:
         found = runs.load(given.workdir, given.names)

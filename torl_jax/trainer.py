@@ -128,7 +128,9 @@ class Trainer:
         """
         cfg, clock = self.cfg, time.perf_counter
         chosen, gathered = rolled.chosen, clock()
-        keep = self.kept(chosen)
+        markup = self.crew.rollout.protocol
+        caught = filters.caught(chosen.episodes, chosen.scores, markup, cfg.filters)
+        keep = self.kept(chosen, caught)
         batches = self.batches(state, chosen, keep)
         state, stats = self.learner.update(state, batches, step) if batches else (state, {})
         if not batches:
@@ -153,6 +155,7 @@ class Trainer:
             self.dump(step + 1, "train", chosen.episodes, chosen.scores)
         row = {f"train/{name}": value for name, value in stats.items()}
         row |= self.figures(chosen, keep, rolled.harvest) | rolled.harvest.row()
+        row |= {f"filtered/{name}": float(hit.mean()) for name, hit in caught.items()}
         row |= {
             "time/tool_share": row["time/tool"] / (end - begin),
             "train/epoch": rolled.epoch,
@@ -169,8 +172,8 @@ class Trainer:
         }
         return state, row
 
-    def kept(self, chosen: dynamic.Step) -> np.ndarray:
-        """bool [E]: which of the step's episodes are trained on."""
+    def kept(self, chosen: dynamic.Step, caught: dict[str, np.ndarray]) -> np.ndarray:
+        """bool [E]: which of the step's episodes are trained on; `caught`: by sample filters."""
         episodes = chosen.episodes
         if all(episode.end is End.ABORT for episode in episodes):
             raise UserError(
@@ -178,9 +181,9 @@ class Trainer:
                 "sandbox or raise config.sampler.deadline: the same command goes on from the last "
                 "checkpoint"
             )
-        markup, cfg = self.crew.rollout.protocol, self.cfg.filters
-        keep = filters.trained(episodes, chosen.usable, markup, cfg)
-        for hit in filters.caught(episodes, chosen.scores, markup, cfg).values():
+        markup = self.crew.rollout.protocol
+        keep = filters.trained(episodes, chosen.usable, markup, self.cfg.filters)
+        for hit in caught.values():
             keep &= ~hit
         return keep
 
@@ -232,8 +235,7 @@ class Trainer:
 
     def figures(self, chosen: dynamic.Step, keep: np.ndarray, harvest: Harvest) -> dict[str, float]:
         """What the policy did: in all that was sampled, and in what is trained on."""
-        markup, cfg = self.crew.rollout.protocol, self.cfg.filters
-        caught = filters.caught(chosen.episodes, chosen.scores, markup, cfg)
+        markup = self.crew.rollout.protocol
         pairs = zip(chosen.episodes, chosen.scores, keep, strict=True)
         trained = [(episode, score) for episode, score, kept in pairs if kept]
         episodes, scores = [e for e, _ in trained], [s for _, s in trained]
@@ -241,7 +243,6 @@ class Trainer:
             rollout_stats(harvest.episodes, harvest.scores, markup)
             | extremes(harvest.episodes, harvest.scores)
             | rollout_stats(episodes, scores, markup, prefix="trained/")
-            | {f"filtered/{name}": float(hit.mean()) for name, hit in caught.items()}
             | {
                 "rollout/rollouts": float(chosen.rollouts),
                 "rollout/groups": float(chosen.sampled),

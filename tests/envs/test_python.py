@@ -47,7 +47,7 @@ def test_fixed(outcome: Result, text: str, passed: bool) -> None:
 
 CARETS = """\
 Traceback (most recent call last):
-  File "/work/p.py", line 2, in <module>
+  File "/box/p.py", line 2, in <module>
     print(1 / 0)
           ~~^~~
 ZeroDivisionError: division by zero

@@ -105,7 +105,10 @@ def test_a_judge_that_refuses_us_ends_the_run(judged):
         judged(Judge(UserError("it refuses us"))).submit(written(GOOD)).result(60)
 
 
-def test_closing_closes_it(judged):
+def test_closing_closes_it_and_what_is_graded_later_is_not_left_waiting(judged):
     judge = Judge(True)
-    judged(judge).close()
+    reward = judged(judge)
+    reward.close()
     assert judge.closed
+    with pytest.raises(RuntimeError, match="shutdown"):
+        reward.submit(written(GOOD)).result(60)

@@ -170,7 +170,8 @@ class Filters:
 
     "mask" takes an episode out of the loss, "remove" out of its group's mean and spread too.
     Groups that `zero_variance` or the accuracy window drops are replaced by others, sampled
-    in up to `rounds` rollouts a step; places that stay empty are not trained on.
+    in up to `rounds` rollouts a step; places that stay empty are not trained on. Checkpoints
+    hold no leftovers: behind one there are none, and none where a run was stopped between two.
     """
 
     overlong: Literal["keep", "mask", "remove"] = "keep"  # cut off at the full length

@@ -38,9 +38,14 @@ class Judged:
             except BaseException as error:  # whoever waits must hear of any failure
                 answer.set_exception(error)
 
-        graded = self._answers.submit(episode, step)
-        # Not in the grader's thread: a judge takes seconds.
-        graded.add_done_callback(lambda done: self._pool.submit(settle, done))
+        def ask(done: "Future[Score]") -> None:
+            try:
+                # Not in the grader's thread: a judge takes seconds.
+                self._pool.submit(settle, done)
+            except RuntimeError as error:  # closed: the run is ending
+                answer.set_exception(error)
+
+        self._answers.submit(episode, step).add_done_callback(ask)
         return answer
 
     def close(self) -> None:

@@ -106,7 +106,12 @@ def test_published_architectures_are_those_of_the_files(request):
 
 @pytest.mark.parametrize(
     ("name", "billions"),
-    [("Qwen/Qwen2.5-Math-7B", 7.62), ("Qwen/Qwen2.5-7B", 7.62), ("Qwen/Qwen2.5-32B", 32.76)],
+    [
+        ("Qwen/Qwen2.5-Math-7B", 7.62),
+        ("Qwen/Qwen2.5-7B", 7.62),
+        ("Qwen/Qwen2.5-32B", 32.76),
+        ("Qwen/Qwen2.5-1.5B", 1.54),
+    ],
 )
 def test_published_sizes(name, billions):
     assert PUBLISHED[name].config.parameter_count / 1e9 == pytest.approx(billions, abs=0.01)

@@ -37,6 +37,10 @@ PUBLISHED = {
         vocab_size=152_064, d_model=3584, layers=28, heads=28, kv_heads=4, d_mlp=18_944,
         max_positions=131_072,
     ),
+    "Qwen/Qwen2.5-1.5B": _qwen(
+        vocab_size=151_936, d_model=1536, layers=28, heads=12, kv_heads=2, d_mlp=8960,
+        tied=True, max_positions=131_072,
+    ),
     "Qwen/Qwen2.5-1.5B-Instruct": _qwen(
         vocab_size=151_936, d_model=1536, layers=28, heads=12, kv_heads=2, d_mlp=8960,
         tied=True, max_positions=32_768, eos_ids=CHAT,

@@ -1,11 +1,11 @@
-# make setup | train | test | lint | parity | topology. PY=python3.12 chooses another interpreter.
+# make setup | train | test | lint | parity | topology | bench. PY=python3.12 chooses another interpreter.
 PY ?= python3
 VENV := $(if $(filter python3,$(PY)),.venv,.venv-$(notdir $(PY)))
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKDIR ?= runs/quickstart
 
-.PHONY: help setup train test lint parity topology
+.PHONY: help setup train test lint parity topology bench
 help:
 	@echo 'make setup    a virtual environment in $(VENV), from pinned constraints'
 	@echo 'make train    the quickstart: a tiny base model learns to call Python (WORKDIR=$(WORKDIR))'
@@ -13,6 +13,7 @@ help:
 	@echo 'make lint     ruff, pyright, shellcheck'
 	@echo 'make parity   the live comparison with transformers and torch'
 	@echo 'make topology the plan for TPUs that are not there (installs libtpu)'
+	@echo 'make bench    side by side with Tunix and transformers (installs both, 3 GB)'
 
 setup: $(VENV)/.ready
 
@@ -43,3 +44,17 @@ parity: setup
 topology: setup
 	$(PIP) --editable '.[plan]'
 	$(RUN) -m pytest -m libtpu tests/planning
+
+# Peers have environments of their own: what they need does not fit together.
+.venv-tunix/.ready:
+	$(PY) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check google-tunix==0.1.7
+	@touch $@
+
+.venv-torch/.ready:
+	$(PY) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==5.12.1
+	@touch $@
+
+bench: setup .venv-tunix/.ready .venv-torch/.ready
+	$(RUN) -m benchmarks.side_by_side --out docs/benchmarks.md

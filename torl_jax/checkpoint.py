@@ -45,6 +45,7 @@ FREE = (
     "reward.timeout",
     "sampler.slots",
     "sampler.segment",
+    "sampler.compact",
     "sampler.extend_rows",
     "sampler.ladder",
     "sampler.span",

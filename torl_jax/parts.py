@@ -179,6 +179,7 @@ def engine(
         pause_V=pause_tokens(text, stops, rows=shape.vocab_size),
         vocab=len(text),
         ladder=cfg.sampler.ladder,
+        compact=cfg.sampler.compact,
     )
 
 

@@ -18,8 +18,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from torl_jax.errors import UserError
-from torl_jax.model.attention import cudnn, live, portable, seam, splash
-from torl_jax.model.cache import Cache, Window
+from torl_jax.model.attention import cudnn, live, portable, prefix, seam, splash
+from torl_jax.model.cache import Cache, Window, read
 from torl_jax.model.transformer import Transformer
 from torl_jax.parallel import mesh
 from torl_jax.parallel.sharding import shardings
@@ -149,6 +149,29 @@ def both(name, inputs, cube=None):
 
     found = results(by(name, cube), q, k, v, segments)
     return found, results(by("xla", None), q, k, v, segments)
+
+
+@pytest.mark.parametrize("width", [90, 128, 300, 1100])
+@pytest.mark.parametrize("packs", [True, False])
+def test_blocks_of_queries_are_the_whole_square(width, packs):
+    """One block, whole ones, a last one that is shorter, and blocks twice as wide."""
+    lengths = [(width // 2, 1, width // 3), (width - 40,)]
+    positions, segments = (
+        np.concatenate(x) for x in zip(*(pack(each, width) for each in lengths), strict=True)
+    )
+    if not packs:
+        positions = np.arange(width)[None].repeat(2, 0)
+    q, k, v = normal(2, width, 4, 8), normal(2, width, 2, 8), normal(2, width, 2, 8)
+    given_segments = segments if packs else None
+
+    def whole(q, k, v):
+        mask = portable.causal_mask(positions, given_segments)
+        return portable.attend(q, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), mask)
+
+    def blocks(q, k, v):
+        return portable.causal(q, k, v, positions, given_segments)
+
+    close(results(blocks, q, k, v, segments), results(whole, q, k, v, segments), jnp.float32)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +310,16 @@ def test_the_kernel_reads_live_positions_of_its_layer(interpreted, K, G, H, dtyp
     close(got, portable_decode(q, k, v, 1, lengths), dtype)
 
 
+def test_the_kernel_reads_the_slots_of_its_rows(interpreted):
+    lengths, slots = (0, 129, 384, 70, 255), jnp.asarray([3, 1, 9, 4])  # 9: nobody's
+    q, k, v = decode_inputs(2, 3, 128, jnp.float32, lengths, 384)
+    wanted = portable_decode(q, k, v, 1, lengths)
+    length_B = jnp.asarray([70, 129, 0, 255], jnp.int32)
+    rows = jnp.asarray([3, 1, 0, 4])
+    got = jax.jit(live.attend)(q[rows], k, v, jnp.int32(1), length_B, slots)
+    close(got, wanted[rows], jnp.float32)
+
+
 def test_the_kernel_leaves_its_bounds_and_its_fresh_memory_alone():
     lengths = (0, 129, 384)
     q, k, v = decode_inputs(2, 3, 128, jnp.float32, lengths, 384)
@@ -326,6 +359,60 @@ def test_decoding_in_the_decoder(interpreted, make_params, shape, sizes):
 
     cube = None if sizes is None else mesh.make(*sizes, devices=jax.devices()[:4])
     close(step("tpu", cube), step("xla", None), jnp.float32)
+
+
+# Sampling in plain XLA.
+
+
+def read_so_far(q, cache, layer, window):
+    """What `prefix` gives, from all positions at once."""
+    k, v = read(cache, layer, window)
+    mask = window.positions_RT[:, :, None] >= jnp.arange(cache.capacity)
+    return portable.attend(q, k, v, mask)
+
+
+def prefix_inputs(lengths, T, rows):
+    """Queries of T new tokens behind `lengths`, the last of them at length + T - 1."""
+    L, B, K, G, S, H = 2, 6, 2, 3, 384, 8
+    cache = Cache(*(jnp.asarray(normal(L, B, K, S, H)) for _ in range(2)))
+    at = np.asarray(lengths)[:, None] + np.arange(T)
+    positions = np.where(np.asarray(lengths)[:, None] < S, at, S)
+    return normal(len(lengths), T, K * G, H), cache, Window(rows, jnp.asarray(positions))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "T", "rows"),
+    [
+        ((0, 127, 128, 129, 383, 384), 1, None),
+        ((5, 384, 384, 384, 0, 60), 1, None),
+        ((0, 120, 250), 9, np.asarray([4, 0, 2])),
+        ((40, 384), 40, np.asarray([1, 6])),
+    ],
+)
+def test_blocks_up_to_the_longest_row_are_all_positions(lengths, T, rows):
+    q, cache, window = prefix_inputs(lengths, T, rows)
+    got = jax.jit(prefix.attend)(q, cache, jnp.int32(1), window)
+    assert np.isfinite(got).all()
+    real = np.asarray(lengths) < 384
+    close(got[real], read_so_far(q, cache, jnp.int32(1), window)[real], jnp.float32)
+
+
+def test_no_block_past_the_longest_row_is_read():
+    q, cache, window = prefix_inputs((3, 384, 255, 90, 0, 1), 1, None)
+    wanted = prefix.attend(q, cache, jnp.int32(0), window)
+    holes = jax.tree.map(lambda x: x.at[:, :, :, 256:].set(NAN), cache)
+    np.testing.assert_array_equal(prefix.attend(q, holes, jnp.int32(0), window), wanted)
+    # The test sees what it says: one position more is of the next block.
+    window = dataclasses.replace(window, positions_RT=window.positions_RT.at[2].set(256))
+    assert np.isnan(prefix.attend(q, holes, jnp.int32(0), window)).any()
+
+
+def test_a_longer_neighbour_changes_no_bit():
+    q, cache, window = prefix_inputs((3, 50, 100, 90, 0, 1), 1, None)
+    alone = prefix.attend(q, cache, jnp.int32(1), window)
+    window = dataclasses.replace(window, positions_RT=window.positions_RT.at[5].set(383))
+    beside = prefix.attend(q, cache, jnp.int32(1), window)
+    np.testing.assert_array_equal(alone[:5], beside[:5])
 
 
 # The choice.

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -81,3 +82,32 @@ def test_swiglu():
     z = x @ gate
     wanted = (z / (1 + np.exp(-z)) * (x @ up)) @ down
     np.testing.assert_allclose(layers.swiglu(x, gate, up, down), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "over"),
+    [((2, 5, 8), (8, 3), 1), ((2, 5, 3), (3, 8), 1), ((2, 5, 8), (8, 2, 3), 1),
+     ((2, 5, 2, 3), (2, 3, 4), 2), ((2, 5, 2, 3), (2, 3, 40), 2), ((7, 4), (4, 4), 1)],
+)  # fmt: skip
+def test_dense_and_its_gradients_are_those_of_a_plain_product(x, weight, over):
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=x), rng.normal(size=weight)
+    direction = rng.normal(size=np.tensordot(x, weight, over).shape)
+
+    def results(product):
+        def total(x, weight):
+            out = product(x, weight, over)
+            return jnp.sum(jnp.sin(out) * direction), out
+
+        return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(x, weight)
+
+    for a, b in zip(
+        jax.tree.leaves(results(layers.dense)), jax.tree.leaves(results(jnp.tensordot)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_the_gradient_of_dense_keeps_its_dtypes():
+    x, weight = jnp.ones((3, 4), jnp.bfloat16), jnp.ones((4, 2), jnp.bfloat16)
+    grads = jax.grad(lambda *a: layers.dense(*a).astype(jnp.float32).sum(), (0, 1))(x, weight)
+    assert [grad.dtype for grad in grads] == [jnp.bfloat16, jnp.bfloat16]

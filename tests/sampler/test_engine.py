@@ -10,7 +10,7 @@ from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh
 from torl_jax.parallel.sharding import shardings
-from torl_jax.sampler.engine import Engine
+from torl_jax.sampler.engine import Engine, crowds
 from torl_jax.sampler.sampling import Settings
 
 V = 60
@@ -29,14 +29,23 @@ def params():
 
 
 def make(
-    params, *, slots=4, segment=5, end=(), pause=(), capacity=64, ladder=(4, 16), over=None
+    params,
+    *,
+    slots=4,
+    segment=5,
+    end=(),
+    pause=(),
+    capacity=64,
+    ladder=(4, 16),
+    over=None,
+    compact=True,
 ) -> Engine:
     end_V, pause_V = np.zeros(64, bool), np.zeros(64, bool)
     end_V[list(end)] = True
     pause_V[list(pause)] = True
     engine = Engine(
         MODEL.clone(mesh=over), slots=slots, capacity=capacity, segment=segment, extend_rows=3,
-        end_V=end_V, pause_V=pause_V, vocab=V, ladder=ladder,
+        end_V=end_V, pause_V=pause_V, vocab=V, ladder=ladder, compact=compact,
     )  # fmt: skip
     if over is not None:
         params = jax.device_put(params, shardings(params, over))
@@ -214,6 +223,61 @@ def test_end_and_pause_tokens_stop_a_row_on_the_device(params, reference):
         (chunk,) = engine.decode()
         assert len(chunk.tokens) == count
         assert engine.tally.slot_steps == count * 4
+
+
+UNEVEN = [4, 30, 9, 9, 17, 2, 12, 5, 26, 8, 21, 6]
+
+
+def uneven(engine: Engine, waits: bool = False):
+    """REQUESTS with budgets of their own; with `waits` every third row waits for two segments."""
+    slots, out, parked = [], [([], []) for _ in REQUESTS], {}
+    for i, ((prompt, problem, sample), budget) in enumerate(zip(REQUESTS, UNEVEN, strict=True)):
+        slot = engine.admit(prompt, problem=problem, sample=sample, budget=budget, watch=False)
+        slots.append(slot)
+        if waits and i % 3 == 0:
+            slot.live, parked[i] = False, 2
+    while any(slot.taken for slot in slots):
+        for chunk in engine.decode():
+            i = slots.index(chunk.slot)
+            out[i][0].extend(chunk.tokens)
+            out[i][1].extend(chunk.logps)
+            if chunk.slot.remaining <= 0:
+                engine.release(chunk.slot)
+        for i in [i for i, left in parked.items() if left == 0]:
+            slots[i].live = True
+            del parked[i]
+        parked = {i: left - 1 for i, left in parked.items()}
+    return out
+
+
+@pytest.mark.parametrize(
+    ("slots", "ways", "wanted"),
+    [(4, 1, (4,)), (128, 1, (16, 32, 64, 128)), (96, 1, (24, 48, 96)), (96, 8, (24, 48, 96)),
+     (48, 16, (48,)), (31, 1, (31,)), (256, 8, (32, 64, 128, 256))],
+)  # fmt: skip
+def test_segments_of_a_few_sizes(slots, ways, wanted):
+    assert crowds(slots, ways) == wanted
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("sizes", [None, (2, 1, 2), (4, 1, 1)])
+def test_few_live_rows_are_decoded_among_themselves(params, sizes, waits):
+    """The same tokens as with all slots in every step, in fewer rows."""
+    over = None if sizes is None else mesh.make(*sizes, devices=jax.devices()[:4])
+    engine, whole = make(params, slots=64, over=over), make(params, slots=64, compact=False)
+    same(uneven(engine, waits), uneven(whole, waits))
+    assert whole.tally.slot_steps >= 64 * max(UNEVEN)
+    # On a mesh all of them are one way's here, and the others' rows go idle beside them.
+    assert engine.tally.slot_steps < whole.tally.slot_steps * 0.6
+    assert engine.tally.decoded_tokens == whole.tally.decoded_tokens == sum(UNEVEN)
+
+
+def test_nothing_compiles_after_warm_up_whatever_lives(params):
+    engine = make(params, slots=64, over=mesh.make(2, 1, 2, devices=jax.devices()[:4]))
+    engine.warm_up()
+    counter = Counter()
+    uneven(engine)
+    assert counter.count == 0
 
 
 def test_nothing_compiles_after_warm_up(params):

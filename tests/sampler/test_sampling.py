@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from torl_jax.compilation import Counter
-from torl_jax.sampler.sampling import Settings, sample, truncate
+from torl_jax.sampler.sampling import Settings, pick, sample, truncate, uniform
 
 V = 12
 LOGITS = np.random.default_rng(0).normal(size=V).astype(np.float32) * 2
@@ -48,6 +50,45 @@ def test_frequencies_and_logps_are_those_of_the_truncated_distribution(temperatu
     frequency = np.bincount(token, minlength=V) / DRAWS
     # Five standard errors of a share.
     assert np.all(np.abs(frequency - p) < 5 * np.sqrt(p * (1 - p) / DRAWS) + 1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 13, 256, 1000])
+def test_a_vocabulary_of_any_size(size):
+    """Whatever it folds to, every token is drawn as often as is due."""
+    logits = np.random.default_rng(3).normal(size=size).astype(np.float32)
+    p = np.exp(logits) / np.exp(logits).sum()
+    keys = jax.random.split(jax.random.key(5), DRAWS)
+    token, logp = map(
+        np.asarray, draw(jnp.broadcast_to(logits, (DRAWS, size)), keys, Settings.of())
+    )
+    np.testing.assert_allclose(np.exp(logp), p[token], rtol=1e-4)
+    frequency = np.bincount(token, minlength=size) / DRAWS
+    assert np.all(np.abs(frequency - p) < 6 * np.sqrt(p * (1 - p) / DRAWS) + 1e-9)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1e-30, 1e-7, 0.1, 1.0]), min_size=1, max_size=40).filter(any),
+    st.sampled_from([0, 1, 2**22, 2**23 - 2, 2**23 - 1]),
+)
+def test_what_has_no_mass_is_never_picked(mass, step):
+    drawn = np.float32(step * 2.0**-23 + 2.0**-24)
+    assert mass[int(pick(jnp.asarray([mass], jnp.float32), jnp.asarray([drawn]))[0])] > 0
+
+
+def test_random_numbers_are_midpoints(monkeypatch):
+    """Neither 0, at which a first token would be drawn however unlikely, nor 1."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    for word, wanted in ((0, 2.0**-24), (2**32 - 1, 1 - 2.0**-24)):
+        monkeypatch.setattr(
+            jax.random, "bits", lambda _, shape, w=word: jnp.full(shape, w, "uint32")
+        )
+        np.testing.assert_array_equal(uniform(keys), np.full((2, 2), wanted, np.float32))
+
+
+def test_of_equals_greedy_takes_the_first():
+    logits = jnp.zeros((1, 1000)).at[0, jnp.asarray([7, 130, 999])].set(2.0)
+    token, _ = draw(logits, jax.random.split(jax.random.key(0), 1), Settings.of(0.0))
+    assert token.tolist() == [7]
 
 
 def test_greedy_takes_the_likeliest_with_probability_one():

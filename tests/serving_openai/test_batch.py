@@ -105,7 +105,9 @@ class Seeded(Problem):
 def test_executed_answers_are_those_of_a_rollout(tiny, box, start):
     cfg, text, engine = tiny
     env, protocol = PythonEnv(box), ToRL(cfg.protocol.prompt, calls=1)
-    asked = [order(tiny, q, n=6, seed=i, budget=60, execute=True) for i, q in enumerate(QUESTIONS)]
+    asked = [
+        order(tiny, q, n=6, seed=10 + i, budget=60, execute=True) for i, q in enumerate(QUESTIONS)
+    ]
     rollout = Rollout(engine, text, protocol, env, max_prompt=60, max_response=60)
     problems = [
         Seeded(str(o.key), f"What is {q}?", "") for o, q in zip(asked, QUESTIONS, strict=True)

@@ -77,6 +77,7 @@ class Sampler:
     max_prompt: int = 400
     max_response: int = 3072
     segment: int = 32  # decode steps between two looks of the host
+    compact: bool = True  # few live rows are decoded among themselves: faster, see Engine
     extend_rows: int = 16  # rows of one extend call
     ladder: tuple[int, ...] = (16, 64, 256)  # token counts that extend is compiled for
     temperature: float = 1.0

@@ -31,6 +31,11 @@ class Cache:
         """S: the most tokens a row can hold, a multiple of BLOCK."""
         return self.k_LBKSH.shape[3]
 
+    @property
+    def slots(self) -> int:
+        """B: how many rows there are."""
+        return self.k_LBKSH.shape[1]
+
     @classmethod
     def zeros(
         cls,
@@ -87,17 +92,24 @@ def write(cache: Cache, layer: jax.Array, window: Window, k_RTKH, v_RTKH) -> Cac
     return Cache(k_LBKSH=put(cache.k_LBKSH, k_RTKH), v_LBKSH=put(cache.v_LBKSH, v_RTKH))
 
 
-def read(cache: Cache, layer: jax.Array, window: Window) -> tuple[jax.Array, jax.Array]:
-    """Keys and values [R, K, S, H] of one layer for the window's rows, on one device."""
+def read(
+    cache: Cache, layer: jax.Array, window: Window, start: jax.Array | int = 0, span: int = 0
+) -> tuple[jax.Array, jax.Array]:
+    """Keys and values [R, K, span, H] of one layer for the window's rows, on one device.
+
+    From position `start` on; `span` 0: all positions.
+    """
+    size = (1, 1, cache.k_LBKSH.shape[2], span or cache.capacity, cache.k_LBKSH.shape[4])
 
     def get(x_LBKSH: jax.Array) -> jax.Array:
         if window.rows_R is None:
-            return jax.lax.dynamic_index_in_dim(x_LBKSH, layer, 0, keepdims=False)
+            every = (1, x_LBKSH.shape[1], *size[2:])
+            return jax.lax.dynamic_slice(x_LBKSH, (layer, 0, 0, start, 0), every)[0]
         # Row by row: a gather of whole rows makes a TPU's compiler rearrange them. A slot
         # that is nobody's reads the last row; what it computes is dropped by `write`.
-        size = (1, 1, *x_LBKSH.shape[2:])
         rows_R11KSH = jax.lax.map(
-            lambda row: jax.lax.dynamic_slice(x_LBKSH, (layer, row, 0, 0, 0), size), window.rows_R
+            lambda row: jax.lax.dynamic_slice(x_LBKSH, (layer, row, 0, start, 0), size),
+            window.rows_R,
         )
         return rows_R11KSH[:, 0, 0]
 

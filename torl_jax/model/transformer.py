@@ -49,9 +49,7 @@ class Attention(nn.Module):
         }
         o_NHD = self.param("o_NHD", INIT, (c.heads, c.head_dim, c.d_model))
         heads = {
-            name: shard(
-                jnp.einsum("BTD,DNH->BTNH", x_BTD, w.astype(x_BTD.dtype)), "BTNH", self.mesh
-            )
+            name: shard(layers.dense(x_BTD, w.astype(x_BTD.dtype)), "BTNH", self.mesh)
             for name, w in weights.items()
         }
         if c.qkv_bias:
@@ -79,7 +77,7 @@ class Attention(nn.Module):
             out_BTNH, cache = cached(
                 q_BTNH, k_BTKH, v_BTKH, cache, layer, window, name=self.kernel, mesh=self.mesh
             )
-        return jnp.einsum("BTNH,NHD->BTD", out_BTNH, o_NHD.astype(x_BTD.dtype)), cache
+        return layers.dense(out_BTNH, o_NHD.astype(x_BTD.dtype), 2), cache
 
 
 class Mlp(nn.Module):

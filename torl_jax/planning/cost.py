@@ -57,7 +57,7 @@ Rule = Callable[[tuple[Array, ...], tuple[Array, ...]], tuple[float, float]]
 class Facts:
     """What the text of a program does not tell.
 
-    trips: runs of the loop of this traced name (`trips.traced_name`). branches: which branch
+    trips: runs of the loop of this traced name or scope (`trips.trips`). branches: which branch
     of the conditional of this traced name is taken (else the costliest). kernels: rules for
     custom calls whose op_name or kernel name contains the key (else their own estimate).
     """

@@ -21,7 +21,8 @@ from jax.sharding import Mesh, NamedSharding
 from torl_jax import config, parts
 from torl_jax.errors import UserError
 from torl_jax.learner.learner import Learner
-from torl_jax.model.cache import LETTERS, Cache
+from torl_jax.model.attention import prefix
+from torl_jax.model.cache import BLOCK, LETTERS, Cache
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.published import PUBLISHED
 from torl_jax.parallel import mesh as meshes
@@ -104,11 +105,14 @@ class Run:
         truncated = sampler.top_k > 0 or sampler.top_p < 1
         rules = kernels.rules(self._live(load))
         microbatches = Facts(trips={"while": load.microbatches}, kernels=rules)
+        # Portable attention goes as far as the longest row has read.
+        longest = min(load.prompt + load.response, self.cache.capacity)
+        blocks = {prefix.SCOPE: math.ceil(longest / BLOCK)}
         return {
             HANDOFF: Facts(),
-            EXTEND: Facts(kernels=rules),
+            EXTEND: Facts(trips=blocks, kernels=rules),
             DECODE: Facts(
-                trips={"while": sampler.segment},
+                trips={"while": sampler.segment, **blocks},
                 branches={} if truncated else {"while/body/cond": 0},
                 kernels=rules,
             ),

@@ -18,7 +18,10 @@ class UnknownTrips(ValueError):
 def trips(
     loop: Instruction, outer: Computation, module: Module, given: Mapping[str, float]
 ) -> float:
-    """The trips of `loop`, an instruction of `outer`; `given` comes last, see `traced_name`."""
+    """The trips of `loop`, an instruction of `outer`.
+
+    `given` comes last: by the loop's `traced_name`, or by the scope that it stands in.
+    """
     noted = _KNOWN.search(loop.rest)
     if noted:
         return int(noted[1])
@@ -26,8 +29,9 @@ def trips(
     if counted is not None:
         return counted
     name = traced_name(loop)
-    if name in given:
-        return given[name]
+    for known in (name, name.split("/")[-2:][0]):
+        if known in given:
+            return given[known]
     raise UnknownTrips(
         f"the trips of the loop {name!r} ({loop.name}) are data; "
         f"given: {', '.join(given) or 'none'}"

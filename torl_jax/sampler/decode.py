@@ -31,14 +31,16 @@ Array = Any  # numpy on the host, jax in a program
 
 @flax.struct.dataclass
 class Rows:
-    """What the decoder knows of each slot; every field is [B].
+    """What the decoder knows of the rows that it decodes; every field is [B].
 
-    len: tokens in the cache. pending: the token to feed next. place: how many
+    slot: whose row it is, numbered as `Window` says; not looked at where B are all slots in
+    order. len: tokens in the cache. pending: the token to feed next. place: how many
     tokens of the response came before the one sampled next (its key). budget:
     how many tokens may still be sampled. watch: look out for pause tokens.
     live: takes part in this segment. problem, sample: the row's random keys.
     """
 
+    slot_B: Array
     len_B: Array
     pending_B: Array
     place_B: Array
@@ -106,18 +108,22 @@ def whole(tree, mesh: Mesh | None):
     return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
-def row_keys(seed_2: jax.Array, rows: Rows) -> jax.Array:
-    """The random key of each row's next token: seed <- problem <- sample <- place.
+def stems(seed_2: jax.Array, rows: Rows) -> jax.Array:
+    """What a row's random keys have in common: seed <- problem <- sample; keys [B].
 
     seed_2 are a key's two words (`jax.random.key_data`).
     """
     key = jax.random.wrap_key_data(seed_2)
 
-    def fold(problem, sample_, place):
-        row = jax.random.fold_in(jax.random.fold_in(key, problem), sample_)
-        return jax.random.fold_in(row, place)
+    def fold(problem, sample_):
+        return jax.random.fold_in(jax.random.fold_in(key, problem), sample_)
 
-    return jax.vmap(fold)(rows.problem_B, rows.sample_B, rows.place_B)
+    return jax.vmap(fold)(rows.problem_B, rows.sample_B)
+
+
+def row_keys(stem_B: jax.Array, place_B: jax.Array) -> jax.Array:
+    """The random key of each row's next token: its stem <- place."""
+    return jax.vmap(jax.random.fold_in)(stem_B, place_B)
 
 
 @launches.jit(static_argnames=("model", "steps", "vocab"), donate_argnames=("cache",))
@@ -135,6 +141,8 @@ def decode_segment(
 ) -> tuple[Cache, Sampled]:
     """Up to `steps` tokens for each live row; ends as soon as no row is live."""
     B, mesh = rows.len_B.shape[0], model.mesh
+    slot_B = None if cache.slots == B else rows.slot_B
+    stem_B = stems(seed_2, rows)
     sampled = Sampled(
         tokens_BT=jnp.zeros((B, steps), jnp.int32),
         logp_BT=jnp.zeros((B, steps), jnp.float32),
@@ -155,10 +163,10 @@ def decode_segment(
             rows.pending_B[:, None],
             positions_B1,
             cache=held,
-            window=Window(rows_R=None, positions_RT=positions_B1),
+            window=Window(rows_R=slot_B, positions_RT=positions_B1),
         )
         logits_BV = shard(heads.logits(params, hidden_B1D[:, 0], vocab), "BV", mesh)
-        token_B, logp_B = whole(sample(logits_BV, row_keys(seed_2, rows), settings), mesh)
+        token_B, logp_B = whole(sample(logits_BV, row_keys(stem_B, rows.place_B), settings), mesh)
         sampled = Sampled(
             tokens_BT=sampled.tokens_BT.at[:, sampled.steps].set(token_B),
             logp_BT=sampled.logp_BT.at[:, sampled.steps].set(logp_B),

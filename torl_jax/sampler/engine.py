@@ -27,9 +27,12 @@ from torl_jax.model.cache import Cache
 from torl_jax.model.transformer import Transformer
 from torl_jax.parallel import mesh as meshes
 from torl_jax.parallel.sharding import replicated
-from torl_jax.sampler.decode import Marks, Rows, decode_segment, extend, fork
+from torl_jax.sampler.decode import Marks, Rows, Sampled, decode_segment, extend, fork
 from torl_jax.sampler.sampling import Settings
 from torl_jax.sampler.slots import NOBODY, Slot, Table
+
+# Fewer rows than these are not worth a program of their own.
+LEAST = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +52,23 @@ class Tally:
     forked_rows: int = 0
     decoded_tokens: int = 0  # sampled, overshoot included
     rewound_tokens: int = 0  # overshoot
-    slot_steps: int = 0  # decode steps x slots
+    slot_steps: int = 0  # decode steps x rows that were decoded
     segments: int = 0
     seconds: float = 0.0  # on the device or waiting for it
 
     def __add__(self, later: "Tally") -> "Tally":
         names = [field.name for field in dataclasses.fields(Tally)]
         return Tally(*(getattr(self, name) + getattr(later, name) for name in names))
+
+
+def crowds(slots: int, ways: int) -> tuple[int, ...]:
+    """Numbers of rows that segments are compiled for: all, a half, a quarter, an eighth.
+
+    Small ones gain nothing, and on a mesh each way has as many rows.
+    """
+    sizes = [slots >> k for k in range(4)]
+    fit = [size for size in sizes[1:] if size >= LEAST and size % ways == 0]
+    return tuple(sorted({slots, *fit}))
 
 
 class Engine:
@@ -73,17 +86,22 @@ class Engine:
         pause_V: np.ndarray,
         vocab: int,
         ladder: Sequence[int],
+        compact: bool = True,
     ) -> None:
         """`capacity`: tokens a row; `vocab`: ids from here on are never sampled.
 
         `ladder`: lengths that `extend` is compiled for; longer texts take several calls.
-        `extend_rows`: rows of one such call, at least one of each way.
+        `extend_rows`: rows of one such call, at least one of each way. `compact`: where few
+        rows live, they are decoded among themselves. How many live hangs on when tools
+        answer, and products of other sizes may round otherwise: without it the last bits of
+        what a row samples do not depend on the clock either.
         """
         self.model, self.capacity, self.vocab = model, capacity, vocab
         self.segment, mesh = segment, model.mesh
         self.ways = 1 if mesh is None else meshes.ways(mesh)
         self.extend_rows = -(-extend_rows // self.ways) * self.ways
         self.ladder = tuple(sorted({min(step, capacity) for step in ladder}))
+        self.crowds = crowds(slots, self.ways) if compact else (slots,)
         self.marks = jax.device_put(
             Marks(end_V=end_V, pause_V=pause_V), None if mesh is None else replicated(mesh)
         )
@@ -114,7 +132,8 @@ class Engine:
             )
         for span in {*self.ladder, self.capacity}:
             self.cache = fork(self.cache, zero_R, none_R, span=span, mesh=self.model.mesh)
-        self.decode()
+        for size in self.crowds:
+            jax.block_until_ready(self._segment([None] * size))
         self.reset_tally()
 
     def reset_tally(self) -> Tally:
@@ -167,37 +186,61 @@ class Engine:
         """Reads what is unread, then runs one segment; one chunk a row that was live."""
         start = time.perf_counter()
         self._read()
-        live = [slot for slot in self.table.slots if slot.live]
+        crowd = self._crowd()
+        sampled = jax.device_get(self._segment(crowd))
+        chunks = []
+        for row, slot in enumerate(crowd):
+            if slot is None or not slot.live:
+                continue
+            count = int(sampled.count_B[row])
+            tokens = tuple(sampled.tokens_BT[row, :count].tolist())
+            logps = tuple(sampled.logp_BT[row, :count].tolist())
+            slot.tokens.extend(tokens)
+            slot.cached += count
+            chunks.append(Chunk(slot, tokens, logps))
+            self.tally.decoded_tokens += count
+        self.tally.slot_steps += int(sampled.steps) * len(crowd)
+        self.tally.segments += 1
+        self.tally.seconds += time.perf_counter() - start
+        return chunks
+
+    def _crowd(self) -> Sequence[Slot | None]:
+        """The rows of a segment: all slots in order, or fewer, with every one that is live."""
+        slots = self.table.slots
+        own = len(slots) // self.ways
+        each = [
+            [slot for slot in slots[way * own : (way + 1) * own] if slot.live]
+            for way in range(self.ways)
+        ]
+        most = max(map(len, each))
+        size = next(size for size in self.crowds if size >= most * self.ways)
+        if size == len(slots):
+            return slots
+        return [
+            slot for live in each for slot in [*live, *[None] * (size // self.ways - len(live))]
+        ]
+
+    def _segment(self, crowd: Sequence[Slot | None]) -> Sampled:
         self.cache, sampled = decode_segment(
             self.params,
             self.cache,
-            self._rows(),
+            self._rows(crowd),
             self.marks,
-            self._settings(),
+            self._settings(crowd),
             self.seed_2,
             model=self.model,
             steps=self.segment,
             vocab=self.vocab,
         )
-        sampled = jax.device_get(sampled)
-        chunks = []
-        for slot in live:
-            count = int(sampled.count_B[slot.index])
-            tokens = tuple(sampled.tokens_BT[slot.index, :count].tolist())
-            logps = tuple(sampled.logp_BT[slot.index, :count].tolist())
-            slot.tokens.extend(tokens)
-            slot.cached += count
-            chunks.append(Chunk(slot, tokens, logps))
-            self.tally.decoded_tokens += count
-        self.tally.slot_steps += int(sampled.steps) * len(self.table.slots)
-        self.tally.segments += 1
-        self.tally.seconds += time.perf_counter() - start
-        return chunks
+        return sampled
 
-    def _rows(self) -> Rows:
-        slots = self.table.slots
+    def _rows(self, crowd: Sequence[Slot | None]) -> Rows:
+        own = len(self.table.slots) // self.ways
+        nobody = Slot(own)
+        slots = [slot or nobody for slot in crowd]
         # numpy arrays reach the device with the call; each is a few bytes a slot.
         ints = {
+            "slot_B": [own if slot is nobody else slot.index % own for slot in slots],
             "len_B": [slot.cached for slot in slots],
             "pending_B": [slot.tokens[-1] if slot.taken else 0 for slot in slots],
             "place_B": [len(slot.tokens) - slot.prompt for slot in slots],
@@ -211,11 +254,11 @@ class Engine:
             live_B=np.asarray([slot.live for slot in slots], bool),
         )
 
-    def _settings(self) -> Settings:
+    def _settings(self, crowd: Sequence[Slot | None]) -> Settings:
         """Each row's own; what nobody will read is drawn plainly: truncation has to sort."""
         plain = Settings.of()
         return Settings.rows(
-            [(slot.settings or self.settings) if slot.live else plain for slot in self.table.slots]
+            [(slot.settings or self.settings) if slot and slot.live else plain for slot in crowd]
         )
 
     def _read(self) -> None:

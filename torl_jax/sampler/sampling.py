@@ -5,6 +5,7 @@ its own. The log-prob returned is that of the distribution really sampled from, 
 temperature and truncation; a greedy choice has probability one.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 Array = Any  # numpy on the host, jax in a program
+
+
+# The most rows that `sample` folds a vocabulary into: what a mesh may split it by divides this.
+ROWS = 128
 
 
 @flax.struct.dataclass
@@ -65,19 +70,47 @@ def truncate(logits_BV: jax.Array, settings: Settings) -> jax.Array:
     return jnp.where(logits_BV >= border_B[:, None], logits_BV, -jnp.inf)
 
 
+def uniform(keys_B: jax.Array) -> jax.Array:
+    """Two random numbers [B, 2] for each key, strictly between 0 and 1: a grid's midpoints."""
+    bits_B2 = jax.vmap(lambda key: jax.random.bits(key, (2,)))(keys_B)
+    # Not 0, which would draw a first token however unlikely; 24 bits are all that a float has.
+    return (bits_B2 >> 9).astype(jnp.float32) * 2.0**-23 + 2.0**-24
+
+
+def pick(mass_BJ: jax.Array, uniform_B: jax.Array) -> jax.Array:
+    """An index [B] drawn in proportion to its mass; never one without mass."""
+    # Where nothing is added a sum of floats may grow all the same: such places are left out.
+    upto_BJ = jnp.where(mass_BJ > 0, jnp.cumsum(mass_BJ, axis=-1), 0)
+    drawn_B = uniform_B * jnp.max(upto_BJ, axis=-1)
+    return jnp.argmax(upto_BJ > drawn_B[:, None], axis=-1)
+
+
 def sample(
     logits_BV: jax.Array, keys_B: jax.Array, settings: Settings
 ) -> tuple[jax.Array, jax.Array]:
-    """(token [B] int32, its log-prob [B] float32 in nats), by the Gumbel maximum."""
-    B = logits_BV.shape[0]
+    """(token [B] int32, its log-prob [B] float32 in nats).
+
+    By inversion in two draws: the vocabulary is folded to [W, J], of which first a row is
+    drawn and then a token of it. That takes two random numbers where a Gumbel maximum takes V.
+    """
+    B, V = logits_BV.shape
     settings = jax.tree.map(lambda x: jnp.broadcast_to(x, (B,)), settings)
     greedy_B = settings.temperature <= 0
     scaled_BV = logits_BV / jnp.where(greedy_B, 1.0, settings.temperature)[:, None]
     truncated = jnp.any(settings.truncates)
     scaled_BV = jax.lax.cond(truncated, truncate, lambda x, _: x, scaled_BV, settings)
-    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[1:]))(keys_B)
-    score_BV = scaled_BV + jnp.where(greedy_B[:, None], 0.0, noise_BV)
-    token_B = jnp.argmax(score_BV, axis=-1).astype(jnp.int32)
-    chosen_B = jnp.take_along_axis(scaled_BV, token_B[:, None], axis=-1)[:, 0]
-    logp_B = chosen_B - jax.nn.logsumexp(scaled_BV, axis=-1)
+
+    # The same on every mesh, or other tokens would be drawn there.
+    scaled_BWJ = scaled_BV.reshape(B, math.gcd(V, ROWS), -1)
+    best_BW = jnp.max(scaled_BWJ, axis=-1)
+    top_B = jnp.max(best_BW, axis=-1)
+    mass_BW = jnp.sum(jnp.exp(scaled_BWJ - top_B[:, None, None]), axis=-1)
+    uniform_B2 = uniform(keys_B)
+    w_B = jnp.where(greedy_B, jnp.argmax(best_BW, axis=-1), pick(mass_BW, uniform_B2[:, 0]))
+    scaled_BJ = jnp.take_along_axis(scaled_BWJ, w_B[:, None, None], axis=1)[:, 0]
+    mass_BJ = jnp.exp(scaled_BJ - top_B[:, None])
+    j_B = jnp.where(greedy_B, jnp.argmax(scaled_BJ, axis=-1), pick(mass_BJ, uniform_B2[:, 1]))
+    token_B = (w_B * scaled_BJ.shape[1] + j_B).astype(jnp.int32)
+    chosen_B = jnp.take_along_axis(scaled_BJ, j_B[:, None], axis=-1)[:, 0]
+    logp_B = chosen_B - top_B - jnp.log(jnp.sum(mass_BW, axis=-1))
     return token_B, jnp.where(greedy_B, 0.0, logp_B)

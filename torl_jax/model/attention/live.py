@@ -62,6 +62,7 @@ def _kernel(
     row_I,
     block_I,
     length_B,
+    slot_B,
     layer_1,
     q_ref,
     k_ref,
@@ -75,7 +76,7 @@ def _kernel(
     scale,
 ):
     """One block [K, block, H] of one row; `top`, `total` and `acc` live as long as the row."""
-    del layer_1  # the index maps have used it
+    del slot_B, layer_1  # the index maps have used them
     i = pl.program_id(0)
     length = length_B[row_I[i]]
     start = block_I[i] * block
@@ -120,12 +121,16 @@ def misfit(q_BTNH: jax.Array) -> str:
     return ""
 
 
-def attend(q_BNH, k_LBKSH, v_LBKSH, layer, length_B, *, step_bytes: int = STEP_BYTES) -> jax.Array:
-    """Each row's query over its first length_B positions of one layer; [B, N, H].
+def attend(
+    q_BNH, k_LBKSH, v_LBKSH, layer, length_B, slot_B=None, *, step_bytes: int = STEP_BYTES
+) -> jax.Array:
+    """Each row's query over the first length_B positions of one layer; [B, N, H].
 
-    Rows of length 0 get zeros.
+    slot_B: where in the cache each row is, None: all its rows in order. Rows of length 0
+    get zeros.
     """
     B, N, H = q_BNH.shape
+    slot_B = jnp.arange(B) if slot_B is None else slot_B
     K, S = k_LBKSH.shape[2:4]
     G = N // K
     block = block_size(2 * K * H * k_LBKSH.dtype.itemsize, S, step_bytes)
@@ -134,16 +139,16 @@ def attend(q_BNH, k_LBKSH, v_LBKSH, layer, length_B, *, step_bytes: int = STEP_B
     def of_row(i, row_I, *_):
         return row_I[i], 0, 0, 0
 
-    def of_block(i, row_I, block_I, length_B, layer_1):
+    def of_block(i, row_I, block_I, length_B, slot_B, layer_1):
         del length_B
-        return layer_1[0], row_I[i], 0, block_I[i], 0
+        return layer_1[0], slot_B[row_I[i]], 0, block_I[i], 0
 
     kept = pl.BlockSpec((1, 1, K, block, H), of_block)
     out_BKGH = pl.pallas_call(
         functools.partial(_kernel, block=block, scale=H**-0.5),
         out_shape=jax.ShapeDtypeStruct((B, K, G, H), q_BNH.dtype),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=4,
+            num_scalar_prefetch=5,
             grid=(work.count,),
             in_specs=[pl.BlockSpec((1, K, G, H), of_row), kept, kept],
             out_specs=pl.BlockSpec((1, K, G, H), of_row),
@@ -155,7 +160,8 @@ def attend(q_BNH, k_LBKSH, v_LBKSH, layer, length_B, *, step_bytes: int = STEP_B
         ),
         name="live_attention",
     )(
-        work.row_I, work.block_I, length_B, jnp.reshape(layer, 1).astype(jnp.int32),
+        work.row_I, work.block_I, length_B, slot_B.astype(jnp.int32),
+        jnp.reshape(layer, 1).astype(jnp.int32),
         q_BNH.reshape(B, K, G, H), k_LBKSH, v_LBKSH,
     )  # fmt: skip
     # Rows without work were never written.

@@ -1,9 +1,9 @@
 """The one door to attention: `packed` for training, `cached` for sampling.
 
-| name | packed | cached, one token of every slot | cached, otherwise |
+| name | packed | cached, one token a row | cached, otherwise |
 |---|---|---|---|
-| xla | portable | portable | portable |
-| tpu | splash attention | live blocks | portable |
+| xla | portable | up to the longest row | up to the longest row |
+| tpu | splash attention | live blocks of each row | portable |
 | gpu | cuDNN | portable | portable |
 
 "auto" takes the platform's own and says so once where it cannot; a name that is asked for
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 from torl_jax.errors import UserError
-from torl_jax.model.attention import cudnn, live, portable, splash
+from torl_jax.model.attention import cudnn, live, portable, prefix, splash
 from torl_jax.model.cache import LETTERS, Cache, Window, read, write
 from torl_jax.parallel.sharding import ACTIVATIONS, partition
 
@@ -64,9 +64,7 @@ def packed(
     misfits = {"tpu": splash.misfit(q_BTNH), "gpu": cudnn.misfit(q_BTNH)}
     chosen = choose(name, mesh, "training", misfits)
     if chosen == "xla":
-        mask_BTT = portable.causal_mask(positions_BT, segments_BT)
-        k_BKTH, v_BKTH = (jnp.swapaxes(x, 1, 2) for x in (k_BTKH, v_BTKH))
-        return portable.attend(q_BTNH, k_BKTH, v_BKTH, mask_BTT)
+        return portable.causal(q_BTNH, k_BTKH, v_BTKH, positions_BT, segments_BT)
     attend = {"tpu": splash.attend, "gpu": cudnn.attend}[chosen]
     heads, kept = _spec("BTNH", q_BTNH, mesh), _spec("BTKH", k_BTKH, mesh)
     rows = None if segments_BT is None else _spec("BT", segments_BT, mesh)
@@ -89,10 +87,13 @@ def cached(
 
     Returns ([R, T, N, H], the cache). A row without a token gets a finite, meaningless value.
     """
-    one_each = window.rows_R is None and q_RTNH.shape[1] == 1
+    one_each = q_RTNH.shape[1] == 1
     misfits = {"tpu": live.misfit(q_RTNH)} if one_each else {}
     chosen = choose(name, mesh, "decoding", misfits)
-    attend = _live_positions if chosen == "tpu" and one_each else _all_positions
+    if chosen == "xla":
+        attend = prefix.attend
+    else:
+        attend = _live_positions if chosen == "tpu" and one_each else _all_positions
 
     def local(q_RTNH, k_RTKH, v_RTKH, cache, layer, window):
         cache = write(cache, layer, window, k_RTKH, v_RTKH)
@@ -116,9 +117,10 @@ def _all_positions(q_RTNH, cache: Cache, layer, window: Window) -> jax.Array:
     return portable.attend(q_RTNH, k_RKSH, v_RKSH, mask_RTS)
 
 
-def _live_positions(q_B1NH, cache: Cache, layer, window: Window) -> jax.Array:
-    length_B = live.lengths(window.positions_RT[:, 0], cache.capacity)
-    return live.attend(q_B1NH[:, 0], cache.k_LBKSH, cache.v_LBKSH, layer, length_B)[:, None]
+def _live_positions(q_R1NH, cache: Cache, layer, window: Window) -> jax.Array:
+    length_R = live.lengths(window.positions_RT[:, 0], cache.capacity)
+    k_LBKSH, v_LBKSH = cache.k_LBKSH, cache.v_LBKSH
+    return live.attend(q_R1NH[:, 0], k_LBKSH, v_LBKSH, layer, length_R, window.rows_R)[:, None]
 
 
 def _spec(letters: str, x: jax.Array, mesh: Mesh | None) -> Any:

@@ -1,0 +1,109 @@
+"""The three schedules as events on a clock, for sizes that no machine here can run.
+
+What a segment costs is given (`Costs`); who waits for whom follows from the scripts alone.
+"""
+
+import collections
+import dataclasses
+import heapq
+from collections.abc import Mapping, Sequence
+
+from benchmarks.latency.workload import KINDS, Script
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """Seconds. step: of one decode step by rows decoded; segment: beside its steps; read: of
+    one call of `extend`, which takes `rows` texts.
+    """
+
+    step: Mapping[int, float]
+    segment: float
+    read: float
+    rows: int
+
+
+@dataclasses.dataclass
+class Clock:
+    """What has passed: seconds, and decode steps x rows."""
+
+    seconds: float = 0.0
+    slot_steps: int = 0
+
+    def read(self, texts: int, costs: Costs) -> None:
+        """So many texts are read."""
+        self.seconds += -(-texts // costs.rows) * costs.read
+
+    def decode(self, left: list[int], segment: int, costs: Costs) -> list[int]:
+        """One segment of rows that have `left` tokens to write in this turn; what is left then."""
+        rows = min(size for size in costs.step if size >= len(left))
+        steps = min(segment, max(left))
+        self.seconds += costs.segment + steps * costs.step[rows]
+        self.slot_steps += steps * rows
+        return [max(n - steps, 0) for n in left]
+
+
+def ours(scripts: Sequence[Script], slots: int, segment: int, pace: float, costs: Costs) -> Clock:
+    """Refilled slots; a call is carried out while others write."""
+    clock, waiting = Clock(), collections.deque(range(len(scripts)))
+    turn = [0] * len(scripts)
+    live: dict[int, int] = {}  # episode -> tokens left in its turn
+    called: list[tuple[float, int]] = []  # when it is answered, episode
+    free = slots
+    while waiting or live or called:
+        begun = min(free, len(waiting))
+        for _ in range(begun):
+            k = waiting.popleft()
+            live[k] = scripts[k].turns[0]
+        free -= begun
+        if not live:
+            clock.seconds = max(clock.seconds, called[0][0])
+        answered = 0
+        while called and called[0][0] <= clock.seconds:
+            k = heapq.heappop(called)[1]
+            turn[k] += 1
+            live[k] = scripts[k].turns[turn[k]]
+            answered += 1
+        clock.read(begun, costs)
+        clock.read(answered, costs)
+        if not live:
+            continue
+        for k, left in zip(
+            list(live), clock.decode(list(live.values()), segment, costs), strict=True
+        ):
+            live[k] = left
+            if left:
+                continue
+            del live[k]
+            if turn[k] < len(scripts[k].calls):
+                wait = KINDS[scripts[k].calls[turn[k]]][1] * pace
+                heapq.heappush(called, (clock.seconds + wait, k))
+            else:
+                free += 1
+    return clock
+
+
+def unfilled(
+    scripts: Sequence[Script], slots: int, segment: int, pace: float, costs: Costs
+) -> Clock:
+    """One batch after the other."""
+    total = Clock()
+    for start in range(0, len(scripts), slots):
+        part = ours(scripts[start : start + slots], slots, segment, pace, costs)
+        total = Clock(total.seconds + part.seconds, total.slot_steps + part.slot_steps)
+    return total
+
+
+def rounds(scripts: Sequence[Script], slots: int, segment: int, pace: float, costs: Costs) -> Clock:
+    """All turns, then all calls, then all texts anew."""
+    total = Clock()
+    for n in range(max(len(script.turns) for script in scripts)):
+        active = [script for script in scripts if len(script.turns) > n]
+        part = ours([Script((s.turns[n],), ()) for s in active], slots, segment, pace, costs)
+        waits = [KINDS[s.calls[n]][1] * pace for s in active if len(s.calls) > n]
+        seconds = part.seconds + max(waits, default=0.0)
+        total = Clock(total.seconds + seconds, total.slot_steps + part.slot_steps)
+    return total
+
+
+SCHEDULES = {"torl_jax": ours, "rounds": rounds, "no refill": unfilled}

@@ -1,0 +1,113 @@
+"""Tunix: its sampler and its trainer, as its users call them."""
+
+import importlib.metadata
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from tunix.generate import sampler as samplers
+from tunix.models.qwen2 import model as qwen2
+from tunix.sft import peft_trainer
+
+from benchmarks.peers import spec
+
+NEVER = spec.VOCAB + 1  # no token: generation goes on to the last step
+
+
+class Ids:
+    """A tokenizer whose texts are numbers."""
+
+    def encode(self, text: str, **_) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    def decode(self, ids, **_) -> str:
+        return " ".join(map(str, ids))
+
+    def bos_id(self) -> int:
+        return 0
+
+    def eos_id(self) -> int:
+        return NEVER
+
+    def pad_id(self) -> int:
+        return 0
+
+
+def model() -> qwen2.Qwen2:
+    shape = qwen2.ModelConfig(
+        num_layers=spec.LAYERS, vocab_size=spec.VOCAB, embed_dim=spec.WIDTH,
+        hidden_dim=spec.MLP, num_heads=spec.HEADS, head_dim=spec.HEAD_DIM,
+        num_kv_heads=spec.KV_HEADS, rope_theta=int(spec.THETA), norm_eps=spec.EPS,
+        use_tied_embedding=True,
+    )  # fmt: skip
+    return qwen2.Qwen2(shape, rngs=nnx.Rngs(0))
+
+
+class Decoding:
+    """Its cache as long as the batch needs."""
+
+    def __init__(self) -> None:
+        cache = samplers.CacheConfig(
+            cache_size=spec.PROMPT + spec.NEW, num_layers=spec.LAYERS,
+            num_kv_heads=spec.KV_HEADS, head_dim=spec.HEAD_DIM,
+        )  # fmt: skip
+        self.sampler = samplers.Sampler(model(), Ids(), cache)
+
+    def run(self, round_: int, **how) -> int:
+        found = self.sampler(
+            [" ".join(map(str, prompt)) for prompt in spec.prompts(round_)],
+            max_generation_steps=spec.NEW, max_prompt_length=spec.PROMPT, seed=round_, **how,
+        )  # fmt: skip
+        return sum(len(tokens) for tokens in found.tokens)
+
+    def sample(self, round_: int) -> int:
+        return self.run(round_, temperature=1.0, top_p=1.0, return_logprobs=True)
+
+    def greedy(self, round_: int) -> int:
+        return self.run(round_, temperature=0.0)
+
+
+class Training:
+    """Its trainer's loop over one batch."""
+
+    def __init__(self) -> None:
+        how = peft_trainer.TrainingConfig(eval_every_n_steps=10**9)
+        trainer = peft_trainer.PeftTrainer(model(), optax.adamw(spec.RATE), how)
+        causal = jnp.tril(jnp.ones((spec.LENGTH, spec.LENGTH), bool))
+
+        def inputs(x: peft_trainer.TrainingInput) -> dict:
+            shape = x.input_tokens.shape
+            return {
+                "input_tokens": x.input_tokens,
+                "input_mask": x.input_mask,
+                "positions": jnp.broadcast_to(jnp.arange(spec.LENGTH), shape),
+                "attention_mask": jnp.broadcast_to(causal, (shape[0], *causal.shape)),
+            }
+
+        self.trainer = trainer.with_gen_model_input_fn(inputs)
+        self.trainer.is_managed_externally = True  # it stays open between two calls
+
+    def step(self, round_: int) -> int:
+        tokens = np.asarray(spec.texts(round_), np.int32)
+        batch = peft_trainer.TrainingInput(tokens, np.ones_like(tokens, dtype=bool))
+        self.trainer.train([batch])
+        jax.block_until_ready(nnx.state(self.trainer.model))
+        return tokens.size
+
+
+def main() -> None:
+    decoding, training = Decoding(), Training()
+    settings = {
+        "side": "Tunix", "tunix": importlib.metadata.version("google-tunix"),
+        "jax": jax.__version__, "dtype": "float32", "threads": "XLA's, as many as processors",
+        "batch": spec.BATCH, "cache": spec.PROMPT + spec.NEW, "log-probs": "yes",
+        "train": "its default loss",
+    }  # fmt: skip
+    tasks = {"sample": decoding.sample, "greedy": decoding.greedy, "train": training.step}
+    spec.serve(settings, tasks)
+
+
+if __name__ == "__main__":
+    main()

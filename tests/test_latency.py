@@ -1,0 +1,68 @@
+"""Schedules of episodes with tools: as events, and that the scripted engine follows its script."""
+
+import statistics
+
+import pytest
+
+from benchmarks.latency import schedules, simulate
+from benchmarks.latency.scripted import ANSWER, PROMPT, Scripted
+from benchmarks.latency.simulate import Costs
+from benchmarks.latency.workload import CAP, KINDS, MEAN, Script, scripts
+
+EVEN = Costs(step={4: 0.1}, segment=0.0, read=0.0, rows=8)
+
+
+def test_lengths_do_not_hang_on_how_many_calls_there_are():
+    without, with_calls = scripts(500, 0, 1), scripts(500, 3, 1)
+    assert [s.tokens for s in without] == [s.tokens for s in with_calls]
+    assert {len(s.calls) for s in with_calls} == {0, 1, 2, 3}
+    assert all(len(s.turns) == len(s.calls) + 1 and min(s.turns) > 0 for s in with_calls)
+    assert 0.9 * MEAN < statistics.mean(s.tokens for s in scripts(5000, 0, 2)) < 1.1 * MEAN
+    assert max(s.tokens for s in scripts(5000, 0, 2)) == CAP
+    assert sum(share for share, _ in KINDS.values()) == pytest.approx(1.0)
+
+
+def test_one_episode_takes_its_steps_and_its_tools():
+    script = Script(turns=(10, 5), calls=("slow",))
+    for schedule in simulate.SCHEDULES.values():
+        clock = schedule([script], 4, 8, 1.0, EVEN)
+        assert clock.seconds == pytest.approx(15 * 0.1 + 0.3)
+        assert clock.slot_steps == 15 * 4
+
+
+def test_rounds_wait_for_the_slowest_and_ours_does_not():
+    both = [Script((10, 10), ("stuck",)), Script((10, 10), ("quick",))]
+    ours = simulate.ours(both, 4, 10, 1.0, EVEN)
+    assert ours.seconds == pytest.approx(1.0 + 10.0 + 1.0)
+    filled = simulate.ours([*both, *[Script((50,), ())] * 6], 4, 10, 1.0, EVEN)
+    # Others write while the one waits: it costs them nothing.
+    assert filled.seconds < 1.0 + 10.0 + 1.0 + 5.0
+    late = simulate.rounds([*both, *[Script((50,), ())] * 6], 4, 10, 1.0, EVEN)
+    assert late.seconds > 10.0 + 10.0
+
+
+def test_fewer_rows_where_fewer_live():
+    uneven = [Script((10,), ()), Script((40,), ())]
+    one = simulate.ours(uneven, 4, 10, 1.0, Costs({4: 0.1}, 0.0, 0.0, 8))
+    two = simulate.ours(uneven, 4, 10, 1.0, Costs({1: 0.05, 4: 0.1}, 0.0, 0.0, 8))
+    assert (one.slot_steps, two.slot_steps) == (160, 10 * 4 + 30)
+    assert two.seconds == pytest.approx(1.0 + 1.5)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    each = [Script((9,), ()), Script((3, 20), ("quick",)), Script((30, 1, 4), ("slow", "quick"))]
+    return Scripted(each, slots=2, segment=8, compact=True)
+
+
+@pytest.mark.parametrize("name", list(schedules.SCHEDULES))
+def test_the_engine_writes_what_the_script_says(engine, name):
+    engine.begin()
+    schedules.SCHEDULES[name](engine, 0.01)
+    written = sum(script.tokens for script in engine.scripts)
+    assert (engine.tally.decoded_tokens, engine.tally.rewound_tokens) == (written, 0)
+    if name != "rounds":
+        # A prompt and a tool's answer are read once, but for the token that decoding feeds; the
+        # call that stands before an answer was still to be read with it.
+        answers = sum(len(script.calls) for script in engine.scripts)
+        assert engine.tally.read_tokens <= 3 * (PROMPT - 1) + answers * ANSWER

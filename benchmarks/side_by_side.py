@@ -136,6 +136,7 @@ def picture(rates: Seconds, path: Path) -> None:
             axis.bar(x, middle, color=colours[name], yerr=around, capsize=4)
         axis.set_xticks(range(len(by_side)), [NAMES[name] for name in by_side])
         axis.set_title(TASKS[task], fontsize=8)
+        axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("tokens a second")
     figure.savefig(path, dpi=150)

@@ -78,7 +78,7 @@ def rollout(engine: Scripted, pace: float) -> Rollout:
         Markup(),
         Delays(pace),
         max_prompt=PROMPT,
-        max_response=most,  # type: ignore[arg-type]
+        max_response=most,
     )
 
 

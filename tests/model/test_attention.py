@@ -1,4 +1,4 @@
-"""Every implementation of attention against the portable one, and that against loops.
+"""Every implementation of attention against the portable one (`test_portable.py`).
 
 The kernels run interpreted, mostly by the plain interpreter; the TPU's own (whose fresh
 memory is NaN and whose reads out of bounds are errors) is slower and runs no kernel that
@@ -18,8 +18,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from torl_jax.errors import UserError
-from torl_jax.model.attention import cudnn, live, portable, prefix, seam, splash
-from torl_jax.model.cache import Cache, Window, read
+from torl_jax.model.attention import cudnn, live, portable, seam, splash
+from torl_jax.model.cache import Cache, Window
 from torl_jax.model.transformer import Transformer
 from torl_jax.parallel import mesh
 from torl_jax.parallel.sharding import shardings
@@ -39,45 +39,6 @@ def interpreted(monkeypatch):
     monkeypatch.setattr(
         pl, "pallas_call", lambda *args, **kwargs: compiled(*args, **kwargs | {"interpret": True})
     )
-
-
-# The portable one.
-
-
-def attention(q_BTNH, k_BKSH, v_BKSH, mask_BTS):
-    """One query head at a time; head n reads kv head n // G."""
-    B, T, N, H = q_BTNH.shape
-    group = N // k_BKSH.shape[1]
-    out = np.zeros((B, T, N, H))
-    for b, t, n in np.ndindex(B, T, N):
-        score = k_BKSH[b, n // group] @ q_BTNH[b, t, n] / np.sqrt(H)
-        weight = np.exp(score - score.max()) * mask_BTS[b, t]
-        out[b, t, n] = weight / weight.sum() @ v_BKSH[b, n // group]
-    return out
-
-
-def test_attend_and_its_groups():
-    q, k, v = normal(2, 3, 6, 4), normal(2, 2, 5, 4), normal(2, 2, 5, 4)
-    mask = RNG.random((2, 3, 5)) < 0.6
-    mask[..., 0] = True
-    got = portable.attend(q, k, v, mask)
-    np.testing.assert_allclose(got, attention(q, k, v, mask), atol=1e-5)
-    repeated = portable.attend(q, k.repeat(3, 1), v.repeat(3, 1), mask)
-    np.testing.assert_allclose(got, repeated, atol=1e-6)
-
-
-def test_a_query_that_may_look_nowhere_stays_finite():
-    q, k, v = normal(1, 2, 2, 4), normal(1, 1, 3, 4), normal(1, 1, 3, 4)
-    assert np.isfinite(portable.attend(q, k, v, np.zeros((1, 2, 3), bool))).all()
-
-
-def test_causal_mask():
-    positions = np.asarray([[0, 1, 2, 0, 1, 0]])
-    segments = np.asarray([[1, 1, 1, 2, 2, 0]])
-    wanted = [[segments[0, t] == segments[0, s] and s <= t for s in range(6)] for t in range(6)]
-    np.testing.assert_array_equal(portable.causal_mask(positions, segments)[0], wanted)
-    dense = portable.causal_mask(np.arange(4)[None], None)[0]
-    np.testing.assert_array_equal(dense, np.tril(np.ones((4, 4), bool)))
 
 
 # Training: packed rows.
@@ -359,60 +320,6 @@ def test_decoding_in_the_decoder(interpreted, make_params, shape, sizes):
 
     cube = None if sizes is None else mesh.make(*sizes, devices=jax.devices()[:4])
     close(step("tpu", cube), step("xla", None), jnp.float32)
-
-
-# Sampling in plain XLA.
-
-
-def read_so_far(q, cache, layer, window):
-    """What `prefix` gives, from all positions at once."""
-    k, v = read(cache, layer, window)
-    mask = window.positions_RT[:, :, None] >= jnp.arange(cache.capacity)
-    return portable.attend(q, k, v, mask)
-
-
-def prefix_inputs(lengths, T, rows):
-    """Queries of T new tokens behind `lengths`, the last of them at length + T - 1."""
-    L, B, K, G, S, H = 2, 6, 2, 3, 384, 8
-    cache = Cache(*(jnp.asarray(normal(L, B, K, S, H)) for _ in range(2)))
-    at = np.asarray(lengths)[:, None] + np.arange(T)
-    positions = np.where(np.asarray(lengths)[:, None] < S, at, S)
-    return normal(len(lengths), T, K * G, H), cache, Window(rows, jnp.asarray(positions))
-
-
-@pytest.mark.parametrize(
-    ("lengths", "T", "rows"),
-    [
-        ((0, 127, 128, 129, 383, 384), 1, None),
-        ((5, 384, 384, 384, 0, 60), 1, None),
-        ((0, 120, 250), 9, np.asarray([4, 0, 2])),
-        ((40, 384), 40, np.asarray([1, 6])),
-    ],
-)
-def test_blocks_up_to_the_longest_row_are_all_positions(lengths, T, rows):
-    q, cache, window = prefix_inputs(lengths, T, rows)
-    got = jax.jit(prefix.attend)(q, cache, jnp.int32(1), window)
-    assert np.isfinite(got).all()
-    real = np.asarray(lengths) < 384
-    close(got[real], read_so_far(q, cache, jnp.int32(1), window)[real], jnp.float32)
-
-
-def test_no_block_past_the_longest_row_is_read():
-    q, cache, window = prefix_inputs((3, 384, 255, 90, 0, 1), 1, None)
-    wanted = prefix.attend(q, cache, jnp.int32(0), window)
-    holes = jax.tree.map(lambda x: x.at[:, :, :, 256:].set(NAN), cache)
-    np.testing.assert_array_equal(prefix.attend(q, holes, jnp.int32(0), window), wanted)
-    # The test sees what it says: one position more is of the next block.
-    window = dataclasses.replace(window, positions_RT=window.positions_RT.at[2].set(256))
-    assert np.isnan(prefix.attend(q, holes, jnp.int32(0), window)).any()
-
-
-def test_a_longer_neighbour_changes_no_bit():
-    q, cache, window = prefix_inputs((3, 50, 100, 90, 0, 1), 1, None)
-    alone = prefix.attend(q, cache, jnp.int32(1), window)
-    window = dataclasses.replace(window, positions_RT=window.positions_RT.at[5].set(383))
-    beside = prefix.attend(q, cache, jnp.int32(1), window)
-    np.testing.assert_array_equal(alone[:5], beside[:5])
 
 
 # The choice.

@@ -48,9 +48,9 @@ class Timed(Scripted):
         self.notes.append((rows, steps, self.texts, time.perf_counter() - begin))
         return chunks
 
-    def _segment(self, crowd):
-        self.rows = len(crowd)
-        return super()._segment(crowd)
+    def _segment(self, batch):
+        self.rows = len(batch)
+        return super()._segment(batch)
 
     def _extend(self, group, step) -> None:
         self.texts += 1
@@ -60,7 +60,7 @@ class Timed(Scripted):
 def costs(engine: Timed, seconds: float) -> Costs:
     """What the run that has just ended says; least squares for each number of rows."""
     step, read = {}, []
-    for rows in engine.crowds:
+    for rows in engine.batch_sizes:
         noted = np.asarray([note[1:] for note in engine.notes if note[0] == rows])
         if len(noted) < 3:
             continue

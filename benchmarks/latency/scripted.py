@@ -154,11 +154,11 @@ class Scripted(Engine):
             self.left[k] = script.turns[turn + 1]
         return dataclasses.replace(chunk, tokens=(*chunk.tokens[:-1], last))
 
-    def _rows(self, crowd: Sequence[Slot | None]) -> Rows:
-        rows = super()._rows(crowd)
+    def _rows(self, batch: Sequence[Slot | None]) -> Rows:
+        rows = super()._rows(batch)
         left_B = [
             self.left[self.number[slot.problem]] if slot is not None and slot.taken else 0
-            for slot in crowd
+            for slot in batch
         ]
         return dataclasses.replace(
             rows, budget_B=np.minimum(rows.budget_B, np.asarray(left_B, np.int32))

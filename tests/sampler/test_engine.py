@@ -10,7 +10,7 @@ from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh
 from torl_jax.parallel.sharding import shardings
-from torl_jax.sampler.engine import Engine, crowds
+from torl_jax.sampler.engine import Engine, batch_sizes
 from torl_jax.sampler.sampling import Settings
 
 V = 60
@@ -256,7 +256,7 @@ def uneven(engine: Engine, waits: bool = False):
      (48, 16, (48,)), (31, 1, (31,)), (256, 8, (32, 64, 128, 256))],
 )  # fmt: skip
 def test_segments_of_a_few_sizes(slots, ways, wanted):
-    assert crowds(slots, ways) == wanted
+    assert batch_sizes(slots, ways) == wanted
 
 
 @pytest.mark.parametrize("waits", [False, True])

@@ -61,7 +61,7 @@ class Tally:
         return Tally(*(getattr(self, name) + getattr(later, name) for name in names))
 
 
-def crowds(slots: int, ways: int) -> tuple[int, ...]:
+def batch_sizes(slots: int, ways: int) -> tuple[int, ...]:
     """Numbers of rows that segments are compiled for: all, a half, a quarter, an eighth.
 
     Small ones gain nothing, and on a mesh each way has as many rows.
@@ -101,7 +101,7 @@ class Engine:
         self.ways = 1 if mesh is None else meshes.ways(mesh)
         self.extend_rows = -(-extend_rows // self.ways) * self.ways
         self.ladder = tuple(sorted({min(step, capacity) for step in ladder}))
-        self.crowds = crowds(slots, self.ways) if compact else (slots,)
+        self.batch_sizes = batch_sizes(slots, self.ways) if compact else (slots,)
         self.marks = jax.device_put(
             Marks(end_V=end_V, pause_V=pause_V), None if mesh is None else replicated(mesh)
         )
@@ -132,7 +132,7 @@ class Engine:
             )
         for span in {*self.ladder, self.capacity}:
             self.cache = fork(self.cache, zero_R, none_R, span=span, mesh=self.model.mesh)
-        for size in self.crowds:
+        for size in self.batch_sizes:
             jax.block_until_ready(self._segment([None] * size))
         self.reset_tally()
 
@@ -186,10 +186,10 @@ class Engine:
         """Reads what is unread, then runs one segment; one chunk a row that was live."""
         start = time.perf_counter()
         self._read()
-        crowd = self._crowd()
-        sampled = jax.device_get(self._segment(crowd))
+        batch = self._batch()
+        sampled = jax.device_get(self._segment(batch))
         chunks = []
-        for row, slot in enumerate(crowd):
+        for row, slot in enumerate(batch):
             if slot is None or not slot.live:
                 continue
             count = int(sampled.count_B[row])
@@ -199,12 +199,12 @@ class Engine:
             slot.cached += count
             chunks.append(Chunk(slot, tokens, logps))
             self.tally.decoded_tokens += count
-        self.tally.slot_steps += int(sampled.steps) * len(crowd)
+        self.tally.slot_steps += int(sampled.steps) * len(batch)
         self.tally.segments += 1
         self.tally.seconds += time.perf_counter() - start
         return chunks
 
-    def _crowd(self) -> Sequence[Slot | None]:
+    def _batch(self) -> Sequence[Slot | None]:
         """The rows of a segment: all slots in order, or fewer, with every one that is live."""
         slots = self.table.slots
         own = len(slots) // self.ways
@@ -213,20 +213,20 @@ class Engine:
             for way in range(self.ways)
         ]
         most = max(map(len, each))
-        size = next(size for size in self.crowds if size >= most * self.ways)
+        size = next(size for size in self.batch_sizes if size >= most * self.ways)
         if size == len(slots):
             return slots
         return [
             slot for live in each for slot in [*live, *[None] * (size // self.ways - len(live))]
         ]
 
-    def _segment(self, crowd: Sequence[Slot | None]) -> Sampled:
+    def _segment(self, batch: Sequence[Slot | None]) -> Sampled:
         self.cache, sampled = decode_segment(
             self.params,
             self.cache,
-            self._rows(crowd),
+            self._rows(batch),
             self.marks,
-            self._settings(crowd),
+            self._settings(batch),
             self.seed_2,
             model=self.model,
             steps=self.segment,
@@ -234,10 +234,10 @@ class Engine:
         )
         return sampled
 
-    def _rows(self, crowd: Sequence[Slot | None]) -> Rows:
+    def _rows(self, batch: Sequence[Slot | None]) -> Rows:
         own = len(self.table.slots) // self.ways
         nobody = Slot(own)
-        slots = [slot or nobody for slot in crowd]
+        slots = [slot or nobody for slot in batch]
         # numpy arrays reach the device with the call; each is a few bytes a slot.
         ints = {
             "slot_B": [own if slot is nobody else slot.index % own for slot in slots],
@@ -254,11 +254,11 @@ class Engine:
             live_B=np.asarray([slot.live for slot in slots], bool),
         )
 
-    def _settings(self, crowd: Sequence[Slot | None]) -> Settings:
+    def _settings(self, batch: Sequence[Slot | None]) -> Settings:
         """Each row's own; what nobody will read is drawn plainly: truncation has to sort."""
         plain = Settings.of()
         return Settings.rows(
-            [(slot.settings or self.settings) if slot and slot.live else plain for slot in crowd]
+            [(slot.settings or self.settings) if slot and slot.live else plain for slot in batch]
         )
 
     def _read(self) -> None:

@@ -1,6 +1,9 @@
 """Eight fake devices for every test, and the shared data where it exists."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -10,6 +13,11 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # What commands keep for their next start, of all workers and none of the user's.
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="torl_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 # A busy machine is no failure: tests bound what they do, not how long it takes.
 hypothesis.settings.register_profile("torl_jax", deadline=None)

@@ -1,8 +1,20 @@
-"""Counts XLA compilations, so that a loop that should not compile can prove it."""
+"""XLA compilations: counted, so that a loop that should not compile can prove it, and kept.
+
+What one start compiled the next one reads (`keep`). jax's own variables go before ours:
+JAX_COMPILATION_CACHE_DIR names another folder (a bucket too, for many hosts),
+JAX_COMPILATION_CACHE_MAX_SIZE bounds it, JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+"""
+
+import hashlib
+import os
+import platform
+import sys
+from pathlib import Path
 
 import jax
 
 EVENT = "/jax/core/compile/backend_compile_duration"
+SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
 class Counter:
@@ -17,3 +29,43 @@ class Counter:
         if event == EVENT:
             self.count += 1
             self.seconds += duration_secs
+
+
+def keep() -> None:
+    """From here on what is compiled is kept, in the user's cache folder where nothing else is said.
+
+    A folder that cannot be written is told on stderr, and nothing is kept.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        place = folder()
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            print(f"compiled programs are not kept: {error}", file=sys.stderr)
+            return
+        jax.config.update("jax_compilation_cache_dir", str(place))
+    if SECONDS not in os.environ:
+        # jax keeps what took a second or more; a start has dozens of shorter ones.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def folder() -> Path:
+    """Where programs are kept by default: one folder for each kind of processor.
+
+    jax tells versions and accelerators apart, but not processors, and one's machine code is
+    not another's.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    kind = hashlib.sha256(processor().encode()).hexdigest()[:12]
+    return Path(caches) / "torl_jax" / "programs" / kind
+
+
+def processor() -> str:
+    """What tells this processor's machine code from another's: its name and its features."""
+    words = [platform.machine(), platform.processor()]
+    facts = Path("/proc/cpuinfo")
+    if facts.exists():  # of the first processor; the lines of both names, x86's and Arm's
+        first = facts.read_text("utf-8").split("\n\n", 1)[0].splitlines()
+        names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+        words += [line for line in first if line.startswith(names)]
+    return "\n".join(words)

@@ -8,7 +8,7 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from torl_jax import cli, config, record, supervise
+from torl_jax import cli, compilation, config, record, supervise
 from torl_jax.errors import UserError
 from torl_jax.interrupt import StopSignal
 from torl_jax.logs import Silent, Writer
@@ -47,6 +47,7 @@ def start(argv: list[str], job: Job) -> None:
         multihost.join(place)
         if joined is not None:
             joined()
+        compilation.keep()
         job(cfg, record.folder(values.workdir), stop)
 
 

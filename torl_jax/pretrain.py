@@ -28,7 +28,7 @@ import optax
 from absl import flags
 from tokenizers import Tokenizer
 
-from torl_jax import cli, gate
+from torl_jax import cli, compilation, gate
 from torl_jax.data import corpora, vocabulary
 from torl_jax.data.corpora import Corpus
 from torl_jax.data.rows import Rows, batches
@@ -295,6 +295,7 @@ def main(arguments: list[str]) -> None:
     folder = Path(values.out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out={folder} exists and is not empty: name a new folder")
+    compilation.keep()
     failed = make(folder, recipe)
     if failed:
         needed = corpora.named(recipe.corpus).needed

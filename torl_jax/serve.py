@@ -28,7 +28,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sandbox import LEVELS
-from torl_jax import cli, config, parts, workshop
+from torl_jax import cli, compilation, config, parts, workshop
 from torl_jax.errors import UserError
 from torl_jax.exam import placed
 from torl_jax.model.config import ModelConfig
@@ -184,6 +184,7 @@ def main(argv: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         # Taken before the weights are read: that the port is not free is known at once.
         address = stack.enter_context(server.Address.of(values.host, values.port))
+        compilation.keep()
         policy = load(values.checkpoint, cli.chosen_config())
         if policy.note:
             print(f"serve: {policy.note}", file=sys.stderr)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from torl_jax import compilation
 from torl_jax.errors import Interrupted, UserError
 from torl_jax.interrupt import StopSignal
 from torl_jax.model.config import ModelConfig
@@ -50,6 +51,7 @@ def alone(out: epath.Path) -> Iterator[None]:
 
 def stoppable(work: Callable[[StopSignal], None], saved: str) -> None:
     """Does it; where somebody asked to stop, says what is `saved` and exits with 130."""
+    compilation.keep()
     with StopSignal() as stop:
         try:
             work(stop)

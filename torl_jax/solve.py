@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.text import Text
 
-from torl_jax import cli, parts, transcript, workshop
+from torl_jax import cli, compilation, parts, transcript, workshop
 from torl_jax.episode import Author, Problem, Segment
 from torl_jax.errors import UserError
 from torl_jax.policy import load
@@ -65,6 +65,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     if not values.checkpoint:
         raise UserError("give --checkpoint=WORKDIR (or a model folder); see --help")
+    compilation.keep()
     policy = load(values.checkpoint, cli.chosen_config())
     if policy.note:
         print(policy.note, file=sys.stderr)

@@ -1,5 +1,7 @@
 """The engine's relations: however it is driven, a row samples the same tokens."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh
 from torl_jax.parallel.sharding import shardings
+from torl_jax.pauses import Pause
 from torl_jax.sampler.engine import Engine, batch_sizes
 from torl_jax.sampler.sampling import Settings
 
@@ -40,9 +43,10 @@ def make(
     over=None,
     compact=True,
 ) -> Engine:
-    end_V, pause_V = np.zeros(64, bool), np.zeros(64, bool)
+    end_V, pause_V = np.zeros(64, bool), np.zeros(64, np.uint8)
     end_V[list(end)] = True
-    pause_V[list(pause)] = True
+    for token, kind in pause:
+        pause_V[token] |= kind
     engine = Engine(
         MODEL.clone(mesh=over), slots=slots, capacity=capacity, segment=segment, extend_rows=3,
         end_V=end_V, pause_V=pause_V, vocab=V, ladder=ladder, compact=compact,
@@ -211,12 +215,18 @@ def test_a_paused_row_costs_no_step_and_loses_nothing(params, reference):
 
 def test_end_and_pause_tokens_stop_a_row_on_the_device(params, reference):
     tokens = reference[0][0]
-    mark = tokens[3]
+    before, mark = tokens[2], tokens[3]
     first = tokens.index(mark)
+    alone, pair = [(mark, Pause.ALONE)], [(before, Pause.FIRST), (mark, Pause.SECOND)]
+    behind = next(i for i, two in enumerate(itertools.pairwise(tokens)) if two == (before, mark))
     for marks, watch, count in (
         ({"end": [mark]}, False, first + 1),
-        ({"pause": [mark]}, True, first + 1),
-        ({"pause": [mark]}, False, 20),
+        ({"pause": alone}, True, first + 1),
+        ({"pause": alone}, False, 20),
+        ({"pause": pair}, True, behind + 2),
+        ({"pause": pair}, False, 20),
+        ({"pause": pair[:1]}, True, 20),
+        ({"pause": pair[1:]}, True, 20),
     ):
         engine = make(params, segment=20, **marks)
         engine.admit(PROMPTS[0], problem=0, sample=0, budget=20, watch=watch)

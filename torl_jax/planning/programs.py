@@ -195,13 +195,12 @@ class Run:
                 for field in dataclasses.fields(Rows)
             }
         )
-        mark_V = self._whole((V,), jnp.bool_)
         settings = jax.tree.map(lambda x: self._whole((B,), x.dtype), Settings.of())
         return decode_segment.lower(
             self.weights,
             self.cache,
             rows,
-            Marks(end_V=mark_V, pause_V=mark_V),
+            Marks(end_V=self._whole((V,), jnp.bool_), pause_V=self._whole((V,), jnp.uint8)),
             settings,
             self._whole((2,), jnp.uint32),
             model=self.model,

@@ -23,6 +23,7 @@ import numpy as np
 import tokenizers
 
 from torl_jax.errors import UserError
+from torl_jax.pauses import Pause
 
 
 class Tokenizer:
@@ -160,20 +161,31 @@ def find_stop(pieces: Sequence[bytes], stops: Sequence[str], start_byte: int = 0
 
 
 def pause_tokens(tokenizer: Tokenizer, stops: Sequence[str], rows: int = 0) -> np.ndarray:
-    """bool [V]: ids that may just have completed a stop, so that a row should pause.
+    """uint8 [V] of `Pause`: ids that may just have completed a stop, so that a row should pause.
 
-    True for an id whose bytes contain a whole stop, or begin with the last half or
-    more of one. V is the larger of the vocabulary and `rows` (the embedding's). Only a
-    hint that saves overshoot: a stop spelled by tokens too small to be marked is
-    found all the same by `StopFinder`, at the end of the decode segment.
+    ALONE: its bytes contain a whole stop, or begin with the last half or more of one. SECOND:
+    they begin with less than that, where before it stands a FIRST: an id that ends with half
+    a stop or more, up to there ("</answer>" is often "</", "answer", ">"). V is the larger of
+    the vocabulary and `rows` (the embedding's). Only a hint that saves overshoot: a stop
+    spelled by smaller tokens is found all the same by `StopFinder`, at the end of the decode
+    segment.
     """
     wanted = [stop.encode() for stop in stops]
-    ends = tuple(s[-n:] for s in wanted for n in range((len(s) + 1) // 2, len(s) + 1))
-    mask = np.zeros(max(len(tokenizer), rows), bool)
+    halves = [(stop, (len(stop) + 1) // 2) for stop in wanted]
+    ends = tuple(stop[-n:] for stop, half in halves for n in range(half, len(stop) + 1))
+    cuts = [(stop[:-n], stop[-n:], half) for stop, half in halves for n in range(1, half)]
+    begun = tuple(left[-n:] for left, _, half in cuts for n in range(half, len(left) + 1))
+    rest = tuple(right for left, right, half in cuts if len(left) >= half)
+    marks = np.zeros(max(len(tokenizer), rows), np.uint8)
     for token in range(len(tokenizer)):
         spelled = tokenizer.bytes_of(token)
-        mask[token] = spelled.startswith(ends) or any(stop in spelled for stop in wanted)
-    return mask
+        if spelled.startswith(ends) or any(stop in spelled for stop in wanted):
+            marks[token] |= Pause.ALONE
+        if spelled.endswith(begun):
+            marks[token] |= Pause.FIRST
+        if spelled.startswith(rest):
+            marks[token] |= Pause.SECOND
+    return marks
 
 
 def byte_alphabet() -> dict[str, int]:

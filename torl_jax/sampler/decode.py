@@ -24,6 +24,7 @@ from torl_jax.model.cache import fork as fork_rows
 from torl_jax.model.transformer import Transformer
 from torl_jax.parallel import launches
 from torl_jax.parallel.sharding import replicated, shard
+from torl_jax.pauses import Pause
 from torl_jax.sampler.sampling import Settings, sample
 
 Array = Any  # numpy on the host, jax in a program
@@ -53,10 +54,10 @@ class Rows:
 
 @flax.struct.dataclass
 class Marks:
-    """Tokens that stop a row on the device, bool [V]: ends of text, and pauses.
+    """Tokens that stop a row on the device: ends of text, bool [V], and pauses, of `Pause`, [V].
 
-    After a pause token the host looks whether a stop string is complete; it is
-    a hint that saves overshoot, never the decision.
+    After a pause the host looks whether a stop string is complete; it is a hint
+    that saves overshoot, never the decision.
     """
 
     end_V: Array
@@ -183,7 +184,10 @@ def advance(rows: Rows, token_B: jax.Array, marks: Marks) -> Rows:
     """The rows after each live one has sampled token_B."""
     one_B = rows.live_B.astype(jnp.int32)
     budget_B = rows.budget_B - one_B
-    halt_B = marks.end_V[token_B] | (marks.pause_V[token_B] & rows.watch_B) | (budget_B <= 0)
+    last_B, before_B = marks.pause_V[token_B], marks.pause_V[rows.pending_B]
+    pair_B = ((last_B & Pause.SECOND) > 0) & ((before_B & Pause.FIRST) > 0)
+    pause_B = ((last_B & Pause.ALONE) > 0) | pair_B
+    halt_B = marks.end_V[token_B] | (pause_B & rows.watch_B) | (budget_B <= 0)
     return dataclasses.replace(
         rows,
         len_B=rows.len_B + one_B,

@@ -18,7 +18,8 @@ from torl_jax.envs.python import PythonEnv
 from torl_jax.episode import Author, Call, End, Observation, Problem
 from torl_jax.errors import Interrupted, UserError
 from torl_jax.model.config import ModelConfig
-from torl_jax.protocols.text import Tokenizer, pause_tokens
+from torl_jax.protocols import machine
+from torl_jax.protocols.text import Stage, Tokenizer
 from torl_jax.protocols.torl import ToRL
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.engine import Engine
@@ -70,7 +71,7 @@ def make(tokenizer, embed):
     eos = tokenizer.eos_ids[0] if isinstance(tokenizer.eos_ids, tuple) else min(tokenizer.eos_ids)
     end_V = np.zeros(SHAPE.vocab_size, bool)
     end_V[eos] = True
-    pause_V = pause_tokens(tokenizer, ("```output",), rows=SHAPE.vocab_size)
+    stop_SV = machine.table(tokenizer, (Stage(("```output",)),), rows=SHAPE.vocab_size)
     engines = {}
 
     def build(
@@ -91,7 +92,7 @@ def make(tokenizer, embed):
         if key not in engines:
             engines[key] = Engine(
                 Script(), slots=slots, capacity=256, segment=segment, extend_rows=2,
-                end_V=end_V, pause_V=pause_V if hint else np.zeros_like(pause_V),
+                end_V=end_V, stop_SV=stop_SV if hint else np.zeros_like(stop_SV[:1]),
                 vocab=len(tokenizer), ladder=(16, 64),
             )  # fmt: skip
         params = {"next_S": jnp.asarray(next_S), "embed_VD": jnp.asarray(embed)}

@@ -23,9 +23,10 @@ from torl_jax.model import hf, hub
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh, multihost, sharding
+from torl_jax.protocols import machine
 from torl_jax.protocols.base import Protocol
 from torl_jax.protocols.chat import ChatTemplate
-from torl_jax.protocols.text import Tokenizer, pause_tokens
+from torl_jax.protocols.text import Stage, Tokenizer
 from torl_jax.protocols.toolrl import ToolRL
 from torl_jax.protocols.torl import ToRL
 from torl_jax.protocols.zerotir import ZeroTIR
@@ -162,9 +163,9 @@ def desk(cfg: config.Sampler) -> Callable[..., Desk]:
 
 
 def engine(
-    cfg: config.Config, model: Transformer, text: Tokenizer, stops: tuple[str, ...]
+    cfg: config.Config, model: Transformer, text: Tokenizer, stages: tuple[Stage, ...]
 ) -> Engine:
-    """Slots for this model and tokenizer; pauses where one of `stops` may have ended."""
+    """Slots for this model and tokenizer; rows pause where a stop of `stages` has ended."""
     shape = model.config
     shape.check_tokenizer(len(text), text.folder)
     end_V = np.zeros(shape.vocab_size, bool)
@@ -176,7 +177,7 @@ def engine(
         segment=cfg.sampler.segment,
         extend_rows=cfg.sampler.extend_rows,
         end_V=end_V,
-        pause_V=pause_tokens(text, stops, rows=shape.vocab_size),
+        stop_SV=machine.table(text, stages, rows=shape.vocab_size),
         vocab=len(text),
         ladder=cfg.sampler.ladder,
         compact=cfg.sampler.compact,
@@ -192,7 +193,7 @@ def rollout(
     """The sampler with its tokenizer and protocol; calls are carried out in `env`."""
     text, markup = tokenizer(cfg.model), protocol(cfg)
     return Rollout(
-        engine(cfg, model, text, markup.stops(0)),
+        engine(cfg, model, text, markup.finder(0).stages),
         text,
         markup,
         env,

@@ -208,7 +208,7 @@ class Rollout:
         if episode.end is not End.LATE:
             return self._close(draft, episode.end, episode.error)
         draft.stops = self.protocol.finder(len(draft.turns))
-        draft.slot.watch = bool(self.protocol.stops(len(draft.turns)))
+        draft.slot.watch(bool(self.protocol.stops(len(draft.turns))))
         stop = draft.stops.feed([self.tokenizer.bytes_of(token) for token in draft.tokens])
         # It waited for a tool: the call is made again.
         return None if stop is None else self._ask(draft, stop.text, desk)
@@ -266,7 +266,7 @@ class Rollout:
         if draft.slot.remaining <= 0:
             return self._close(draft, End.LENGTH)
         draft.stops = self.protocol.finder(len(draft.turns))
-        draft.slot.watch = bool(self.protocol.stops(len(draft.turns)))
+        draft.slot.watch(bool(self.protocol.stops(len(draft.turns))))
         draft.slot.live = True
         return None
 

@@ -36,7 +36,7 @@ from torl_jax.policy import Policy, load
 from torl_jax.protocols.base import Protocol
 from torl_jax.protocols.chat import ChatTemplate
 from torl_jax.protocols.dialogue import Tool
-from torl_jax.protocols.text import Tokenizer
+from torl_jax.protocols.text import Stage, Tokenizer
 from torl_jax.sampler.engine import Engine
 from torl_jax.sampler.sampling import Settings
 from torl_jax.serving import dialogue, fields
@@ -153,11 +153,13 @@ def room(
         )
 
 
-def loaded(cfg: config.Config, policy: Policy, text: Tokenizer, stops: tuple[str, ...]) -> Engine:
+def loaded(
+    cfg: config.Config, policy: Policy, text: Tokenizer, stages: tuple[Stage, ...]
+) -> Engine:
     """The engine with the weights on this host's devices, its programs compiled."""
     over = parts.sampling_mesh(cfg.sampler, policy.shape, jax.devices())
     model = parts.transformer(cfg, policy.shape).clone(mesh=over)
-    engine = parts.engine(cfg, model, text, stops)
+    engine = parts.engine(cfg, model, text, stages)
     params = placed(policy.params, parts.DTYPES[cfg.model.dtype], over)
     engine.load(params, jax.random.key(0), Settings.of())
     engine.warm_up()
@@ -195,7 +197,7 @@ def main(argv: list[str]) -> None:
         dialect = dialect_of(cfg, markup, text, found.tools, values.chat == "template")
         capacity = cfg.sampler.longest
         room(dialect, text, capacity, policy.shape.max_positions, tools=bool(found.tools))
-        engine = loaded(cfg, policy, text, markup.stops(0))
+        engine = loaded(cfg, policy, text, markup.finder(0).stages)
         served = app.Served(
             name=values.name or values.checkpoint,
             context=engine.capacity,

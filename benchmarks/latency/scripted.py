@@ -122,8 +122,8 @@ class Scripted(Engine):
         nothing_V = np.zeros(VOCAB, bool)
         super().__init__(
             Transformer(SHAPE), slots=slots, capacity=longest, segment=segment, extend_rows=8,
-            end_V=nothing_V, pause_V=nothing_V, vocab=min(CALLS.values()), ladder=(16, 64),
-            compact=compact,
+            end_V=nothing_V, stop_SV=np.zeros((1, VOCAB), np.uint16), vocab=min(CALLS.values()),
+            ladder=(16, 64), compact=compact,
         )  # fmt: skip
         self.scripts = scripts
         self.number = {problem.key: k for k, problem in enumerate(problems(len(scripts)))}

@@ -30,8 +30,8 @@ class Decoding:
         nothing_V = np.zeros(spec.VOCAB, bool)
         self.engine = Engine(
             Transformer(SHAPE), slots=spec.BATCH, capacity=spec.PROMPT + spec.NEW,
-            segment=segment, extend_rows=8, end_V=nothing_V, pause_V=nothing_V,
-            vocab=spec.VOCAB, ladder=(spec.PROMPT,),
+            segment=segment, extend_rows=8, end_V=nothing_V, vocab=spec.VOCAB,
+            stop_SV=np.zeros((1, spec.VOCAB), np.uint16), ladder=(spec.PROMPT,),
         )  # fmt: skip
         self.params = initialise(SHAPE, jax.random.key(0))
 

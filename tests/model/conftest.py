@@ -103,7 +103,8 @@ def greedy():
         no_marks = np.zeros(shape.vocab_size, bool)
         engine = Engine(
             Transformer(shape), slots=2, capacity=128, segment=20, extend_rows=2,
-            end_V=no_marks, pause_V=no_marks, vocab=shape.vocab_size, ladder=(4, 16),
+            end_V=no_marks, stop_SV=np.zeros((1, shape.vocab_size), np.uint16),
+            vocab=shape.vocab_size, ladder=(4, 16),
         )  # fmt: skip
         engine.load(params, jax.random.key(0), Settings.of(temperature=0.0))
         slot = engine.admit(prompt, problem=0, sample=0, budget=count, watch=False)

@@ -5,21 +5,18 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torl_jax.errors import UserError
-from torl_jax.pauses import Pause
 from torl_jax.protocols.text import (
     Stop,
     StopFinder,
     Tokenizer,
     byte_alphabet,
     find_stop,
-    pause_tokens,
 )
 
 OUTPUT = "```output"
@@ -183,49 +180,6 @@ def test_control_tokens_in_data_can_be_spelled_out(qwen: Tokenizer) -> None:
     assert qwen.encode(name) == [151_643]
     plain = qwen.encode(name, special=False)
     assert 151_643 not in plain and qwen.decode(plain) == name
-
-
-def test_pause_tokens_mark_the_ends_of_stops(qwen: Tokenizer) -> None:
-    marks = pause_tokens(qwen, [OUTPUT], rows=151_936)
-    assert marks.shape == (151_936,) and marks.dtype == np.uint8
-    assert spelled(qwen, marks, Pause.ALONE) == {b"output", b"outputs"}
-    assert not pause_tokens(qwen, []).any()
-
-
-@pytest.mark.parametrize("stop", ["</answer>", "User:", "Assistant:", OUTPUT, "<|im_end|>"])
-def test_however_a_stop_ends_a_row_pauses_there(qwen: Tokenizer, stop: str) -> None:
-    marks = pause_tokens(qwen, [stop])
-    for behind in ("", "\n", "\n\n", " 4"):
-        tokens = qwen.encode(f"so it is.\n{stop}{behind}")
-        pauses = [
-            place
-            for place, (before, last) in enumerate(itertools.pairwise(tokens), 1)
-            if marks[last] & Pause.ALONE
-            or (marks[before] & Pause.FIRST and marks[last] & Pause.SECOND)
-        ]
-        found = find_stop([qwen.bytes_of(token) for token in tokens], [stop])
-        assert found is not None and pauses == [found.tokens - 1]
-
-
-def test_words_that_only_look_like_the_end_of_a_stop_pause_nobody(qwen: Tokenizer) -> None:
-    marks = pause_tokens(qwen, ["</answer>", "User:"])
-    tokens = qwen.encode("However: the answer is 3 > 2, <b>other</b>: user")
-    assert not any(marks[token] & Pause.ALONE for token in tokens)
-    assert not any(
-        marks[before] & Pause.FIRST and marks[last] & Pause.SECOND
-        for before, last in itertools.pairwise(tokens)
-    )
-
-
-def test_pause_tokens_of_a_small_vocabulary(tmp_path: Path) -> None:
-    words = ["x```output", "tput", "output\n", "`output", "put", " output", "a"]
-    tokenizer = Tokenizer(small_folder(tmp_path, words))
-    marks = pause_tokens(tokenizer, [OUTPUT])
-    assert spelled(tokenizer, marks, Pause.ALONE) == {b"x```output", b"output\n", b"`output"}
-
-
-def spelled(tokenizer: Tokenizer, marks: np.ndarray, kind: Pause) -> set[bytes]:
-    return {tokenizer.bytes_of(int(i)) for i in np.flatnonzero(marks & kind)}
 
 
 def test_which_file_names_the_end_of_text(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_reference_response_mask(shared):
     vectors = json.loads((shared / "vectors/toolrl.json").read_text())["algorithm_vectors"]
     engine_of = functools.partial(
         Engine, slots=1, capacity=16, segment=8, extend_rows=1, vocab=12, ladder=(4,),
-        pause_V=np.zeros(12, bool),
+        stop_SV=np.zeros((1, 12), np.uint16),
     )  # fmt: skip
     for case in vectors["response_mask"]:
         engine, prompt = engine_of(Script(), end_V=np.arange(12) == case["eos"]), (11, 10)

@@ -12,9 +12,9 @@ from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh
 from torl_jax.parallel.sharding import shardings
-from torl_jax.pauses import Pause
 from torl_jax.sampler.engine import Engine, batch_sizes
 from torl_jax.sampler.sampling import Settings
+from torl_jax.stops import DONE
 
 V = 60
 SHAPE = ModelConfig(
@@ -37,19 +37,21 @@ def make(
     slots=4,
     segment=5,
     end=(),
-    pause=(),
+    stop=(),
     capacity=64,
     ladder=(4, 16),
     over=None,
     compact=True,
 ) -> Engine:
-    end_V, pause_V = np.zeros(64, bool), np.zeros(64, np.uint8)
+    end_V, stop_SV = np.zeros(64, bool), np.zeros((2, 64), np.uint16)
     end_V[list(end)] = True
-    for token, kind in pause:
-        pause_V[token] |= kind
+    if stop:  # these tokens one after the other, at most two
+        *first, last = stop
+        stop_SV[:, first] = 1
+        stop_SV[len(first), last] = DONE
     engine = Engine(
         MODEL.clone(mesh=over), slots=slots, capacity=capacity, segment=segment, extend_rows=3,
-        end_V=end_V, pause_V=pause_V, vocab=V, ladder=ladder, compact=compact,
+        end_V=end_V, stop_SV=stop_SV, vocab=V, ladder=ladder, compact=compact,
     )  # fmt: skip
     if over is not None:
         params = jax.device_put(params, shardings(params, over))
@@ -213,20 +215,17 @@ def test_a_paused_row_costs_no_step_and_loses_nothing(params, reference):
     assert chunk.slot is a and chunk.tokens == tuple(reference[0][0])
 
 
-def test_end_and_pause_tokens_stop_a_row_on_the_device(params, reference):
+def test_ends_and_stops_stop_a_row_on_the_device(params, reference):
     tokens = reference[0][0]
-    before, mark = tokens[2], tokens[3]
+    mark, pair = tokens[3], tokens[6:8]
     first = tokens.index(mark)
-    alone, pair = [(mark, Pause.ALONE)], [(before, Pause.FIRST), (mark, Pause.SECOND)]
-    behind = next(i for i, two in enumerate(itertools.pairwise(tokens)) if two == (before, mark))
+    both = next(i for i, two in enumerate(itertools.pairwise(tokens)) if list(two) == pair) + 1
     for marks, watch, count in (
         ({"end": [mark]}, False, first + 1),
-        ({"pause": alone}, True, first + 1),
-        ({"pause": alone}, False, 20),
-        ({"pause": pair}, True, behind + 2),
-        ({"pause": pair}, False, 20),
-        ({"pause": pair[:1]}, True, 20),
-        ({"pause": pair[1:]}, True, 20),
+        ({"stop": [mark]}, True, first + 1),
+        ({"stop": [mark]}, False, 20),
+        ({"stop": pair}, True, both + 1),
+        ({"stop": pair[::-1]}, True, 20),
     ):
         engine = make(params, segment=20, **marks)
         engine.admit(PROMPTS[0], problem=0, sample=0, budget=20, watch=watch)

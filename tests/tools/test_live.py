@@ -15,7 +15,8 @@ from tests.tools import sample
 from torl_jax.envs.tools import ToolEnv
 from torl_jax.episode import Author, End, Problem
 from torl_jax.model.config import ModelConfig
-from torl_jax.protocols.text import Tokenizer, pause_tokens
+from torl_jax.protocols import machine
+from torl_jax.protocols.text import Stage, Tokenizer
 from torl_jax.protocols.toolrl import STOP, ToolRL
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.engine import Engine
@@ -54,7 +55,7 @@ def engine(tokenizer):
     end_V[list(tokenizer.eos_ids)] = True
     return Engine(
         Script(), slots=2, capacity=512, segment=16, extend_rows=2, end_V=end_V,
-        pause_V=pause_tokens(tokenizer, (STOP,), rows=SHAPE.vocab_size),
+        stop_SV=machine.table(tokenizer, (Stage((STOP,)),), rows=SHAPE.vocab_size),
         vocab=len(tokenizer), ladder=(16, 64, 128),
     )  # fmt: skip
 

@@ -34,6 +34,7 @@ from torl_jax.rl.batch import TrainBatch
 from torl_jax.sampler.decode import Marks, Rows, decode_segment, extend
 from torl_jax.sampler.sampling import Settings
 
+STATES = 64  # of stop strings; how many a protocol has hardly matters
 HANDOFF, EXTEND, DECODE, ANNOTATE, UPDATE = "handoff", "extend", "decode", "annotate", "update"
 NAMES = (HANDOFF, EXTEND, DECODE, ANNOTATE, UPDATE)
 
@@ -188,7 +189,7 @@ class Run:
 
     def _decode(self):
         B, V = self.cfg.sampler.slots, self.shape.vocab_size
-        kinds = {"problem_B": jnp.uint32, "watch_B": jnp.bool_, "live_B": jnp.bool_}
+        kinds = {"problem_B": jnp.uint32, "live_B": jnp.bool_}
         rows = Rows(
             **{
                 field.name: self._whole((B,), kinds.get(field.name, jnp.int32))
@@ -200,7 +201,10 @@ class Run:
             self.weights,
             self.cache,
             rows,
-            Marks(end_V=self._whole((V,), jnp.bool_), pause_V=self._whole((V,), jnp.uint8)),
+            Marks(
+                end_V=self._whole((V,), jnp.bool_),
+                stop_SV=self._whole((STATES, V), jnp.uint16),
+            ),
             settings,
             self._whole((2,), jnp.uint32),
             model=self.model,

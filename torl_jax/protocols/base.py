@@ -11,11 +11,19 @@ from typing import Protocol as Interface
 
 from torl_jax.episode import Call, End, Observation, Problem
 from torl_jax.protocols.blocks import Block
-from torl_jax.protocols.text import Stop
+from torl_jax.protocols.text import Stage, Stop
 
 
 class Finder(Interface):
-    """Watches one turn, token by token, for its end: `text.StopFinder`, or one with rules."""
+    """Watches one turn, token by token, for its end: `text.StopFinder`, or one with rules.
+
+    `stages` say what it looks out for, so that the device can too (`machine.py`).
+    """
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """One after another; none has stops where nothing ends a turn."""
+        ...
 
     def feed(self, pieces: Sequence[bytes]) -> Stop | None:
         """The stop that these tokens' bytes complete; None to go on."""

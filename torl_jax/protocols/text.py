@@ -19,11 +19,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tokenizers
 
 from torl_jax.errors import UserError
-from torl_jax.pauses import Pause
 
 
 class Tokenizer:
@@ -96,6 +94,14 @@ class Tokenizer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Stage:
+    """What is looked out for at a time; after `opening`, which is no stop, comes the next stage."""
+
+    stops: tuple[str, ...]
+    opening: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Stop:
     """A stop string that was completed.
 
@@ -121,6 +127,7 @@ class StopFinder:
     def __init__(self, stops: Sequence[str], start_byte: int = 0) -> None:
         if not all(stops):
             raise ValueError("a stop string must not be empty")
+        self.stages = (Stage(tuple(stops)),)
         self._stops = sorted(((s.encode(), s) for s in stops), key=lambda s: -len(s[0]))
         self._overlap = max((len(s) - 1 for s, _ in self._stops), default=0)
         self._start = start_byte
@@ -158,34 +165,6 @@ class StopFinder:
 def find_stop(pieces: Sequence[bytes], stops: Sequence[str], start_byte: int = 0) -> Stop | None:
     """The first stop completed in a whole turn, or None. See `StopFinder`."""
     return StopFinder(stops, start_byte).feed(pieces)
-
-
-def pause_tokens(tokenizer: Tokenizer, stops: Sequence[str], rows: int = 0) -> np.ndarray:
-    """uint8 [V] of `Pause`: ids that may just have completed a stop, so that a row should pause.
-
-    ALONE: its bytes contain a whole stop, or begin with the last half or more of one. SECOND:
-    they begin with less than that, where before it stands a FIRST: an id that ends with half
-    a stop or more, up to there ("</answer>" is often "</", "answer", ">"). V is the larger of
-    the vocabulary and `rows` (the embedding's). Only a hint that saves overshoot: a stop
-    spelled by smaller tokens is found all the same by `StopFinder`, at the end of the decode
-    segment.
-    """
-    wanted = [stop.encode() for stop in stops]
-    halves = [(stop, (len(stop) + 1) // 2) for stop in wanted]
-    ends = tuple(stop[-n:] for stop, half in halves for n in range(half, len(stop) + 1))
-    cuts = [(stop[:-n], stop[-n:], half) for stop, half in halves for n in range(1, half)]
-    begun = tuple(left[-n:] for left, _, half in cuts for n in range(half, len(left) + 1))
-    rest = tuple(right for left, right, half in cuts if len(left) >= half)
-    marks = np.zeros(max(len(tokenizer), rows), np.uint8)
-    for token in range(len(tokenizer)):
-        spelled = tokenizer.bytes_of(token)
-        if spelled.startswith(ends) or any(stop in spelled for stop in wanted):
-            marks[token] |= Pause.ALONE
-        if spelled.endswith(begun):
-            marks[token] |= Pause.FIRST
-        if spelled.startswith(rest):
-            marks[token] |= Pause.SECOND
-    return marks
 
 
 def byte_alphabet() -> dict[str, int]:

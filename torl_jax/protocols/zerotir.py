@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from torl_jax.episode import Call, End, Observation, Problem
 from torl_jax.protocols import prompts
 from torl_jax.protocols.blocks import Block, compat
-from torl_jax.protocols.text import Stop, StopFinder
+from torl_jax.protocols.text import Stage, Stop, StopFinder
 
 PYTHON = "While thinking, the Assistant may write Python code and use what it prints. "
 PROMPT = (
@@ -123,6 +123,7 @@ class Fences:
     """
 
     def __init__(self, outside: Sequence[str], opening: str, closing: str) -> None:
+        self.stages = (Stage(tuple(outside), opening), Stage((closing,)))
         self._opening, self._inside = opening, StopFinder((closing,))
         self._finder = StopFinder((*outside, opening))
         self._tokens = self._bytes = 0  # of the turn: seen

@@ -24,8 +24,8 @@ from torl_jax.model.cache import fork as fork_rows
 from torl_jax.model.transformer import Transformer
 from torl_jax.parallel import launches
 from torl_jax.parallel.sharding import replicated, shard
-from torl_jax.pauses import Pause
 from torl_jax.sampler.sampling import Settings, sample
+from torl_jax.stops import DEAF, DONE
 
 Array = Any  # numpy on the host, jax in a program
 
@@ -37,8 +37,9 @@ class Rows:
     slot: whose row it is, numbered as `Window` says; not looked at where B are all slots in
     order. len: tokens in the cache. pending: the token to feed next. place: how many
     tokens of the response came before the one sampled next (its key). budget:
-    how many tokens may still be sampled. watch: look out for pause tokens.
-    live: takes part in this segment. problem, sample: the row's random keys.
+    how many tokens may still be sampled. stop: how far a stop string has come, a state of
+    `Marks.stop_SV`, or DEAF. live: takes part in this segment. problem, sample: the row's
+    random keys.
     """
 
     slot_B: Array
@@ -46,7 +47,7 @@ class Rows:
     pending_B: Array
     place_B: Array
     budget_B: Array
-    watch_B: Array
+    stop_B: Array
     live_B: Array
     problem_B: Array
     sample_B: Array
@@ -54,23 +55,27 @@ class Rows:
 
 @flax.struct.dataclass
 class Marks:
-    """Tokens that stop a row on the device: ends of text, bool [V], and pauses, of `Pause`, [V].
+    """What stops a row on the device: ends of text, bool [V], and stop strings, a table [S, V].
 
-    After a pause the host looks whether a stop string is complete; it is a hint
-    that saves overshoot, never the decision.
+    The table is as `stops.py` says. The host looks for stop strings too, and decides: a stop
+    here saves overshoot, no more.
     """
 
     end_V: Array
-    pause_V: Array
+    stop_SV: Array
 
 
 @flax.struct.dataclass
 class Sampled:
-    """What a segment sampled: token and log-prob [B, T], of which count [B] are real."""
+    """What a segment sampled: token and log-prob [B, T], of which count [B] are real.
+
+    stop [B] is where the rows' `Rows.stop` has come to.
+    """
 
     tokens_BT: jax.Array
     logp_BT: jax.Array
     count_B: jax.Array
+    stop_B: jax.Array
     steps: jax.Array
 
 
@@ -148,6 +153,7 @@ def decode_segment(
         tokens_BT=jnp.zeros((B, steps), jnp.int32),
         logp_BT=jnp.zeros((B, steps), jnp.float32),
         count_B=jnp.zeros((B,), jnp.int32),
+        stop_B=jnp.asarray(rows.stop_B),
         steps=jnp.int32(0),
     )
 
@@ -172,27 +178,29 @@ def decode_segment(
             tokens_BT=sampled.tokens_BT.at[:, sampled.steps].set(token_B),
             logp_BT=sampled.logp_BT.at[:, sampled.steps].set(logp_B),
             count_B=sampled.count_B + rows.live_B,
+            stop_B=sampled.stop_B,
             steps=sampled.steps + 1,
         )
         return placed(written, mesh), advance(rows, token_B, marks), sampled
 
-    filled, _, sampled = jax.lax.while_loop(unfinished, step, (cache, rows, sampled))
-    return filled, whole(sampled, mesh)
+    filled, rows, sampled = jax.lax.while_loop(unfinished, step, (cache, rows, sampled))
+    return filled, whole(dataclasses.replace(sampled, stop_B=rows.stop_B), mesh)
 
 
 def advance(rows: Rows, token_B: jax.Array, marks: Marks) -> Rows:
     """The rows after each live one has sampled token_B."""
     one_B = rows.live_B.astype(jnp.int32)
     budget_B = rows.budget_B - one_B
-    last_B, before_B = marks.pause_V[token_B], marks.pause_V[rows.pending_B]
-    pair_B = ((last_B & Pause.SECOND) > 0) & ((before_B & Pause.FIRST) > 0)
-    pause_B = ((last_B & Pause.ALONE) > 0) | pair_B
-    halt_B = marks.end_V[token_B] | (pause_B & rows.watch_B) | (budget_B <= 0)
+    moved_B = marks.stop_SV[jnp.maximum(rows.stop_B, 0), token_B].astype(jnp.int32)
+    hears_B = rows.live_B & (rows.stop_B != DEAF)
+    done_B = hears_B & (moved_B >= DONE)
+    halt_B = marks.end_V[token_B] | done_B | (budget_B <= 0)
     return dataclasses.replace(
         rows,
         len_B=rows.len_B + one_B,
         pending_B=jnp.where(rows.live_B, token_B, rows.pending_B),
         place_B=rows.place_B + one_B,
         budget_B=budget_B,
+        stop_B=jnp.where(hears_B, moved_B % DONE, rows.stop_B),
         live_B=rows.live_B & ~halt_B,
     )

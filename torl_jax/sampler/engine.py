@@ -83,7 +83,7 @@ class Engine:
         segment: int,
         extend_rows: int,
         end_V: np.ndarray,
-        pause_V: np.ndarray,
+        stop_SV: np.ndarray,
         vocab: int,
         ladder: Sequence[int],
         compact: bool = True,
@@ -103,7 +103,7 @@ class Engine:
         self.ladder = tuple(sorted({min(step, capacity) for step in ladder}))
         self.batch_sizes = batch_sizes(slots, self.ways) if compact else (slots,)
         self.marks = jax.device_put(
-            Marks(end_V=end_V, pause_V=pause_V), None if mesh is None else replicated(mesh)
+            Marks(end_V=end_V, stop_SV=stop_SV), None if mesh is None else replicated(mesh)
         )
         self.cache = Cache.zeros(model.config, slots, capacity, model.dtype, mesh)
         self.table = Table(slots)
@@ -158,13 +158,15 @@ class Engine:
     ) -> Slot:
         """Takes a free slot for a new row; `budget`: most tokens after the prompt.
 
-        `settings` are the row's own (scalars); None: those of `load`.
+        `watch`: its first turn may end with a stop string. `settings` are the row's own
+        (scalars); None: those of `load`.
         """
         if len(prompt) + budget > self.capacity:
             raise ValueError(f"{len(prompt)} + {budget} tokens exceed the capacity {self.capacity}")
         waiting = [slot for slot in self.table.slots if slot.fork_from != NOBODY]
         slot = self.table.take(prompt, problem, sample, budget)
-        slot.watch, slot.settings = watch, settings
+        slot.settings = settings
+        slot.watch(watch)
         # The slot may hold a prompt that rows admitted before have still to copy.
         self._fork([other for other in waiting if other.fork_from == slot.index])
         return slot
@@ -197,6 +199,7 @@ class Engine:
             logps = tuple(sampled.logp_BT[row, :count].tolist())
             slot.tokens.extend(tokens)
             slot.cached += count
+            slot.stop = int(sampled.stop_B[row])
             chunks.append(Chunk(slot, tokens, logps))
             self.tally.decoded_tokens += count
         self.tally.slot_steps += int(sampled.steps) * len(batch)
@@ -245,12 +248,12 @@ class Engine:
             "pending_B": [slot.tokens[-1] if slot.taken else 0 for slot in slots],
             "place_B": [len(slot.tokens) - slot.prompt for slot in slots],
             "budget_B": [slot.remaining for slot in slots],
+            "stop_B": [slot.stop for slot in slots],
             "sample_B": [slot.sample for slot in slots],
         }
         return Rows(
             **{name: np.asarray(values, np.int32) for name, values in ints.items()},
             problem_B=np.asarray([slot.problem for slot in slots], np.uint32),
-            watch_B=np.asarray([slot.watch for slot in slots], bool),
             live_B=np.asarray([slot.live for slot in slots], bool),
         )
 

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from torl_jax.sampler.sampling import Settings
+from torl_jax.stops import DEAF
 
 NOBODY = -1
 
@@ -21,7 +22,8 @@ class Slot:
     tokens: all tokens of the row, prompt included. cached: how many of them the
     cache holds. prompt: how many of them are prompt. budget: most tokens after
     the prompt. fork_from: the slot whose row is to be copied before the first use, or
-    NOBODY. settings: how the row is sampled, None: as the engine's others.
+    NOBODY. stop: how far the turn has come in a stop string (`stops.py`). settings: how
+    the row is sampled, None: as the engine's others.
     """
 
     index: int
@@ -33,7 +35,7 @@ class Slot:
     sample: int = 0
     taken: bool = False
     live: bool = False
-    watch: bool = False
+    stop: int = DEAF
     fork_from: int = NOBODY
     settings: Settings | None = None
 
@@ -46,6 +48,10 @@ class Slot:
     def remaining(self) -> int:
         """Tokens that the budget still allows."""
         return self.prompt + self.budget - len(self.tokens)
+
+    def watch(self, stops: bool) -> None:
+        """A turn begins, which stop strings may end, or none."""
+        self.stop = 0 if stops else DEAF
 
     def feed(self, tokens: Sequence[int]) -> None:
         """Adds tokens that somebody else wrote (a tool's output)."""

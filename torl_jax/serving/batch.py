@@ -340,7 +340,7 @@ class Batch:
         order = row.job.order
         row.turn, row.typist = [], Typist(order.stops)
         row.finder = self._finder(order, row.turns)
-        row.slot.watch = bool(self._stops(order, row.turns))
+        row.slot.watch(bool(self._stops(order, row.turns)))
         row.slot.live = True
 
     def _say(self, row: Row, text: str) -> None:

@@ -36,7 +36,7 @@ def keep() -> None:
 
     A folder that cannot be written is told on stderr, and nothing is kept.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         place = folder()
         try:
             place.mkdir(parents=True, exist_ok=True)

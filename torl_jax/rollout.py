@@ -209,13 +209,13 @@ class Rollout:
             return self._close(draft, episode.end, episode.error)
         draft.stops = self.protocol.finder(len(draft.turns))
         draft.slot.watch(bool(self.protocol.stops(len(draft.turns))))
-        stop = draft.stops.feed([self.tokenizer.bytes_of(token) for token in draft.tokens])
+        stop = draft.stops.feed(self.tokenizer.pieces(draft.tokens))
         # It waited for a tool: the call is made again.
         return None if stop is None else self._ask(draft, stop.text, desk)
 
     def _read(self, draft: Draft, chunk: Chunk, desk: Desk) -> Ended | None:
         """Takes in what a row has just sampled; returns the episode if that ended it."""
-        stop = draft.stops.feed([self.tokenizer.bytes_of(token) for token in chunk.tokens])
+        stop = draft.stops.feed(self.tokenizer.pieces(chunk.tokens))
         count = len(chunk.tokens) if stop is None else stop.tokens - len(draft.tokens)
         draft.tokens.extend(chunk.tokens[:count])
         draft.logps.extend(chunk.logps[:count])

@@ -52,9 +52,9 @@ class Words:
         """The words, and what was called in the end."""
         return " ".join(SPELLED.get(token, f"w{token}") for token in tokens)
 
-    def bytes_of(self, token: int) -> bytes:
-        """One word's."""
-        return (SPELLED.get(token, f"w{token}") + " ").encode()
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """Each word's."""
+        return [(SPELLED.get(token, f"w{token}") + " ").encode() for token in tokens]
 
 
 class Markup:

@@ -84,7 +84,14 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """What `ids` spell, special tokens too; undecodable bytes are replaced."""
-        return b"".join(map(self.bytes_of, ids)).decode("utf-8", errors="replace")
+        return b"".join(self.pieces(ids)).decode("utf-8", errors="replace")
+
+    def pieces(self, ids: Iterable[int]) -> list[bytes]:
+        """The bytes of each id, as `bytes_of`; quicker, since a device waits for it."""
+        ids = list(ids)
+        if ids and not 0 <= min(ids) <= max(ids) < len(self._bytes):
+            return [self.bytes_of(token) for token in ids]
+        return [self._bytes[token] for token in ids]
 
     def bytes_of(self, token: int) -> bytes:
         """The bytes that one id spells; b"" for a padding row of the embedding."""

@@ -163,12 +163,11 @@ class Engine:
         """
         if len(prompt) + budget > self.capacity:
             raise ValueError(f"{len(prompt)} + {budget} tokens exceed the capacity {self.capacity}")
-        waiting = [slot for slot in self.table.slots if slot.fork_from != NOBODY]
         slot = self.table.take(prompt, problem, sample, budget)
         slot.settings = settings
         slot.watch(watch)
         # The slot may hold a prompt that rows admitted before have still to copy.
-        self._fork([other for other in waiting if other.fork_from == slot.index])
+        self._fork([other for other in self.table.slots if other.fork_from == slot.index])
         return slot
 
     def feed(self, slot: Slot, tokens: Sequence[int]) -> None:
@@ -182,7 +181,7 @@ class Engine:
 
     def release(self, slot: Slot) -> None:
         """Frees the slot; what its row has read stays until the slot is taken again."""
-        slot.taken = slot.live = False
+        self.table.release(slot)
 
     def decode(self) -> list[Chunk]:
         """Reads what is unread, then runs one segment; one chunk a row that was live."""

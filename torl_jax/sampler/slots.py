@@ -72,11 +72,10 @@ class Table:
 
     def __init__(self, size: int) -> None:
         self.slots = [Slot(i) for i in range(size)]
-
-    @property
-    def free(self) -> int:
-        """How many slots are free."""
-        return sum(not slot.taken for slot in self.slots)
+        self.free = size  # how many slots are free
+        # The slots whose row begins with a prompt, free ones too; looked up, since an admission
+        # that went through all of them would keep the device waiting.
+        self._holders: dict[tuple[int, ...], set[int]] = {}
 
     def take(self, prompt: Sequence[int], problem: int, sample: int, budget: int) -> Slot:
         """A free slot for a row that starts with `prompt`.
@@ -84,20 +83,22 @@ class Table:
         Prefers a free slot that has read this prompt; else one that will copy it
         from a slot that has, or will have; else one that must read it.
         """
-        prompt = list(prompt)
         wanted = len(prompt) - 1
         # The very prompt: a longer row's beginning was read in other steps, to other last bits.
-        holders = [slot for slot in self.slots if slot.tokens[: slot.prompt] == prompt]
+        held = self._holders.get(tuple(prompt), set())
+        holders = [self.slots[index] for index in sorted(held)]
         ready = [slot for slot in holders if slot.cached >= wanted]
         reading = [slot for slot in holders if slot.taken and slot.fork_from == NOBODY]
-        free = [slot for slot in self.slots if not slot.taken]
         own = next((slot for slot in ready if not slot.taken), None)
         # A free slot that holds this prompt stays as it is for the samples that follow.
-        slot = own or next((s for s in free if s not in holders), free[0])
+        others = (slot for slot in self.slots if not slot.taken and slot.index not in held)
+        slot = own or next(others, None) or next(slot for slot in holders if not slot.taken)
         source = next((s for s in ready + reading if s is not slot), None)
+        self._hold(slot, prompt)
+        self.free -= 1
         self.slots[slot.index] = Slot(
             index=slot.index,
-            tokens=prompt,
+            tokens=list(prompt),
             cached=wanted if own else 0,
             prompt=len(prompt),
             budget=budget,
@@ -108,3 +109,18 @@ class Table:
             fork_from=NOBODY if own or source is None else source.index,
         )
         return self.slots[slot.index]
+
+    def release(self, slot: Slot) -> None:
+        """Frees the slot; what its row has read stays until the slot is taken again."""
+        if slot.taken:
+            slot.taken = slot.live = False
+            self.free += 1
+
+    def _hold(self, slot: Slot, prompt: Sequence[int]) -> None:
+        """Notes that from now on `slot`'s row begins with this prompt, and not with its last one."""
+        last = tuple(slot.tokens[: slot.prompt])
+        if last in self._holders:
+            self._holders[last].discard(slot.index)
+            if not self._holders[last]:
+                del self._holders[last]
+        self._holders.setdefault(tuple(prompt), set()).add(slot.index)

@@ -271,7 +271,7 @@ class Batch:
         """Takes in what a row has just sampled."""
         ended = bool(chunk.tokens) and chunk.tokens[-1] in self._tokenizer.eos_ids
         words = chunk.tokens[:-1] if ended else chunk.tokens
-        pieces = [self._tokenizer.bytes_of(token) for token in words]
+        pieces = self._tokenizer.pieces(words)
         call = row.finder.feed(pieces)
         kept = len(pieces) if call is None else call.tokens - len(row.turn)
         text, stop = row.typist.type(pieces[:kept])

@@ -117,7 +117,7 @@ class Table:
             self.free += 1
 
     def _hold(self, slot: Slot, prompt: Sequence[int]) -> None:
-        """Notes that from now on `slot`'s row begins with this prompt, and not with its last one."""
+        """Notes that `slot`'s row begins with this prompt from now on."""
         last = tuple(slot.tokens[: slot.prompt])
         if last in self._holders:
             self._holders[last].discard(slot.index)

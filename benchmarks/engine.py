@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -78,6 +79,38 @@ def step_times(capacity: int, rounds: int) -> dict[int, list[float]]:
             out[fill].append(1e3 * (time.perf_counter() - begin) / STEPS)
         for slot in slots:
             made.release(slot)
+    return out
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def products(params, x_BD: jax.Array, steps: int) -> jax.Array:
+    """The products with weights of so many decode steps and nothing else; each needs the last."""
+    blocks = params["blocks"]
+    layers = [jax.tree.map(lambda w, k=k: w[k], blocks) for k in range(SHAPE.layers)]
+
+    def step(_, x_BD):
+        for layer in layers:
+            heads, mlp = layer["attention"], layer["mlp"]
+            q, k, v = (jnp.tensordot(x_BD, heads[name], 1) for name in ("q_DNH", "k_DKH", "v_DKH"))
+            q = q + jnp.repeat(k + v, SHAPE.heads // SHAPE.kv_heads, axis=1)
+            x_BD = x_BD + jnp.tensordot(q, heads["o_NHD"], 2)
+            wide = (x_BD @ mlp["gate_DF"]) * (x_BD @ mlp["up_DF"])
+            x_BD = x_BD + wide @ mlp["down_FD"]
+        return x_BD + jnp.max(x_BD @ params["embed_VD"].T, axis=-1, keepdims=True)
+
+    return jax.lax.fori_loop(0, steps, step, x_BD)
+
+
+def floor(rounds: int) -> list[float]:
+    """Milliseconds that the products with weights of one decode step take."""
+    params = initialise(SHAPE, jax.random.key(0))
+    x_BD = jax.random.normal(jax.random.key(1), (ROWS, SHAPE.d_model)) * 1e-6
+    jax.block_until_ready(products(params, x_BD, 64))
+    out = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        jax.block_until_ready(products(params, x_BD, 64))
+        out.append(1e3 * (time.perf_counter() - begin) / 64)
     return out
 
 
@@ -227,6 +260,7 @@ def main() -> int:
     matplotlib.use("Agg")
     load = os.getloadavg()[0]
     times = {capacity: step_times(capacity, args.rounds) for capacity in CAPACITIES}
+    bare = floor(args.rounds)
     waiting, spans = idle(args.rounds)
     counted = [counters(recipe, segment) for recipe in RECIPES for segment in SEGMENTS]
     head = [
@@ -238,6 +272,9 @@ def main() -> int:
         f"{report.conditions(load, 'jax')}",
         f"{ROWS} rows, the model of the section above:",
         fill_table(times),
+        "The products with weights of such a step alone, in a loop without attention, cache or "
+        f"sampling, take {report.spread(bare, 2)} ms: {1e3 * ROWS / statistics.median(bare):,.0f} "
+        "tokens a second at the most.",
         f"{SLOTS} slots, {SEGMENT} steps a segment, {NEW} tokens a row, {2 * SLOTS} episodes:",
         waiting,
         f"Rollouts of 64 problems, {SAMPLES} samples of each, untrained bases:",

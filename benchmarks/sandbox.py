@@ -2,7 +2,8 @@
 
     python -m benchmarks.sandbox --rounds 5
 
-throughput   programs per second: plain processes, a bwrap jail each, the sandbox by level
+throughput   programs per second: plain processes, a bwrap jail each, what the system itself
+             allows, the sandbox by level
 timeouts     how late an endless program is answered
 start        the first result, and the next one after a killed slot
 memory       PSS of all processes of a sandbox at rest
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import contenders, moments, report, throughput
+from benchmarks import contenders, limit, moments, report, throughput
 from sandbox import Sandbox, SandboxError
 
 MODULE = "benchmarks.sandbox"
@@ -25,8 +26,10 @@ CEILINGS = ("full+cgroup", "restricted", "rlimits")
 def compare(arguments: argparse.Namespace) -> str:
     """The section on throughput; draws the plot too."""
     with contextlib.ExitStack() as stack:
-        rivals = [contenders.plain(), contenders.bare(), contenders.bubblewrap()]
-        notes = [] if rivals[2] else ["No row for bwrap: it is not installed."]
+        bwrap = contenders.bubblewrap()
+        notes = [] if bwrap else ["No row for bwrap: it is not installed."]
+        fastest = stack.enter_context(limit.forked(throughput.CLIENTS))
+        rivals = [contenders.plain(), contenders.bare(), bwrap, limit.spawned(), fastest]
         all_of_us = [rival for rival in rivals if rival]
         levels: list[str] = []
         for ceiling in CEILINGS:
@@ -37,7 +40,7 @@ def compare(arguments: argparse.Namespace) -> str:
             levels.append(box.level)
             all_of_us.append(contenders.sandboxed(box, f"sandbox, {box.level}"))
         found = throughput.measure(all_of_us, arguments.rounds, arguments.seconds)
-    if rivals[2]:
+    if bwrap:
         notes.append(f"{contenders.bubblewrap_version()}.")
     names = [contender.name for contender in all_of_us]
     throughput.plot(found, names, arguments.plot)
@@ -46,7 +49,7 @@ def compare(arguments: argparse.Namespace) -> str:
             f"{throughput.CLIENTS} clients (threads that wait for each result) and "
             f"{throughput.CLIENTS} workers; {arguments.rounds} rounds of {arguments.seconds:g} s, "
             "interleaved. Rates: median of the rounds (range).",
-            throughput.tables(found, names, f"sandbox, {levels[0]}"),
+            throughput.tables(found, names, f"sandbox, {levels[0]}", [*names[:2], fastest.name]),
             " ".join(notes),
             f"![programs per second]({arguments.plot.name})",
         ]

@@ -133,8 +133,11 @@ def drive(run: Run, code: str, expected: str, seconds: float) -> Driven:
     )
 
 
-def tables(found: Table, names: Sequence[str], strongest: str) -> str:
-    """Markdown: one row for each workload and contender, then the ratios to plain processes."""
+def tables(found: Table, names: Sequence[str], strongest: str, rivals: Sequence[str]) -> str:
+    """Markdown: one row for each workload and contender, then the ratios to `rivals`.
+
+    The targets are for the ratio to the first of them.
+    """
     head = ("program", "imports", "how", "programs/s", "p50 ms", "p99 ms", "CPU ms each", "runs")
     rows = []
     for workload in WORKLOADS:
@@ -145,10 +148,10 @@ def tables(found: Table, names: Sequence[str], strongest: str) -> str:
     ratios = []
     for workload in WORKLOADS:
         wanted = dict(TARGETS).get(workload.name)
-        against = [_ratio(found, workload.name, strongest, name) for name in names[:2]]
+        against = [_ratio(found, workload.name, strongest, name) for name in rivals]
         verdict = "" if wanted is None else _verdict(wanted, statistics.median(against[0]))
-        ratios.append([workload.name, *(report.spread(values, 1) for values in against), verdict])
-    head_2 = ("program", f"{strongest} / {names[0]}", f"{strongest} / {names[1]}", "target")
+        ratios.append([workload.name, *(report.spread(values, 2) for values in against), verdict])
+    head_2 = ("program", *(f"{strongest} / {name}" for name in rivals), "target")
     return f"{report.table(head, rows)}\n\n{report.table(head_2, ratios)}"
 
 
@@ -164,7 +167,8 @@ def _verdict(wanted: float, found: float) -> str:
 
 def plot(found: Table, names: Sequence[str], path: Path) -> None:
     """Grouped bars on a logarithmic scale: medians, with the range of the rounds."""
-    colours = (report.GREY, "#AAAAAA", report.ORANGE, report.BLUE, report.SKY, report.GREEN)
+    hues = (report.ORANGE, report.PINK, report.RED, report.BLUE, report.SKY, report.GREEN)
+    colours = (report.GREY, "#AAAAAA", *hues)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(names)

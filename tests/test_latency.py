@@ -1,14 +1,23 @@
-"""Schedules of episodes with tools: as events, and that the scripted engine follows its script."""
+"""Schedules of episodes with tools: as events, and that the scripted engine follows its script.
+
+By the same engine: grading is never on the critical path.
+"""
 
 import statistics
+import threading
+from concurrent.futures import Future
 
 import pytest
 
 from benchmarks.latency import schedules, simulate
-from benchmarks.latency.scripted import ANSWER, PROMPT, Scripted
+from benchmarks.latency.scripted import ANSWER, PROMPT, Scripted, problems
 from benchmarks.latency.simulate import Costs
 from benchmarks.latency.workload import CAP, KINDS, MEAN, Script, scripts
+from torl_jax.crew import Crew
+from torl_jax.rewards.answer import Grade
+from torl_jax.rewards.outcome import Answers
 
+PATIENCE = 30.0  # seconds; only a rollout that waits for its grades waits so long
 EVEN = Costs(step={4: 0.1}, segment=0.0, read=0.0, rows=8)
 
 
@@ -66,3 +75,38 @@ def test_the_engine_writes_what_the_script_says(engine, name):
         # call that stands before an answer was still to be read with it.
         answers = sum(len(script.calls) for script in engine.scripts)
         assert engine.tally.read_tokens <= 3 * (PROMPT - 1) + answers * ANSWER
+
+
+class Slow:
+    """Stands where the grader stands; has no verdict before the last episode was handed in."""
+
+    def __init__(self, engine: Scripted) -> None:
+        self.engine = engine
+        self.decoded: list[int] = []  # tokens of all rows, whenever an answer came
+        self.all_in = threading.Event()
+
+    def submit(self, gold: str, *response: str) -> "Future[Grade]":
+        """As the grader's."""
+        self.decoded.append(self.engine.tally.decoded_tokens)
+        if len(self.decoded) == len(self.engine.scripts):
+            self.all_in.set()
+        grade: Future[Grade] = Future()
+        threading.Thread(target=self.compare, args=(grade,), daemon=True).start()
+        return grade
+
+    def compare(self, grade: "Future[Grade]") -> None:
+        """Takes until all others have been written."""
+        grade.set_result(Grade(self.all_in.wait(PATIENCE)))
+
+
+def test_episodes_are_graded_while_others_are_written(engine):
+    engine.begin()
+    grader = Slow(engine)
+    crew = Crew(schedules.rollout(engine, 0.01), Answers(grader))
+    harvest = crew.collect(problems(len(engine.scripts)), 1, step=1)
+    # Nobody waited for a grade: each was there only when all had been written.
+    assert [score.correct for score in harvest.scores] == [True] * len(engine.scripts)
+    # Nor did an answer wait for anybody: each was handed in as its episode ended.
+    first, second, last = grader.decoded
+    assert first < last / 2 and first < second < last
+    assert last == sum(script.tokens for script in engine.scripts)

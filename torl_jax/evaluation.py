@@ -6,7 +6,6 @@ keys that depend on (seed, problem, sample) alone, and make the same figures of 
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -17,6 +16,7 @@ from torl_jax.crew import Crew
 from torl_jax.episode import End, Episode, Problem, Score
 from torl_jax.metrics import rollout_stats
 from torl_jax.protocols.base import Protocol
+from torl_jax.rewards import integers
 from torl_jax.rewards.answer import Grade, Grader
 from torl_jax.rewards.boxes import last_box
 from torl_jax.rewards.outcome import Answers, Outcome
@@ -27,7 +27,6 @@ from torl_jax.scoreboard import Answered, Sample, Standing, standings
 
 RIGHT = ("accuracy", "boxed_accuracy")
 SHARED = ("code_ratio", "pass_ratio", "response_length")
-WHOLE = re.compile(r"[+-]?[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,15 +250,9 @@ def _equal(
     for group, first in enumerate(firsts):
         if group == apart_from:
             continue
-        if WHOLE.fullmatch(first) and WHOLE.fullmatch(text):
-            if _digits(first) == _digits(text):
-                return group
-        else:
+        known = integers.same(first, text)
+        if known:
+            return group
+        if known is None:
             asked.append((group, compare(first, f"\\boxed{{{text}}}")))
     return next((group for group, grade in asked if grade.result().correct), None)
-
-
-def _digits(text: str) -> str:
-    """A whole number without what changes nothing; never parsed, it may be as long as a book."""
-    digits = text.lstrip("+-").lstrip("0")
-    return f"-{digits}" if digits and text.startswith("-") else digits

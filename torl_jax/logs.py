@@ -30,7 +30,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-from tensorboardX import SummaryWriter
 
 from torl_jax import columns, record, transcript
 from torl_jax.columns import Number
@@ -73,6 +72,9 @@ class Writer:
         self._rows_shown = 0
 
     def __enter__(self) -> "Writer":
+        # It imports torch where that is installed: a second that only who writes should pay.
+        from tensorboardX import SummaryWriter
+
         path = self.workdir / METRICS
         kept = kept_rows(path, self.start_step)
         with contextlib.ExitStack() as stack:

@@ -54,10 +54,10 @@ class Package(NamedTuple):
 
 
 def imported(names: str) -> Imported:
-    """Imports in a new interpreter. Raises ReportError."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(names=names)], capture_output=True, text=True
-    )
+    """Imports in a new interpreter, which may write bytecode. Raises ReportError."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    program = [sys.executable, "-c", PROGRAM.format(names=names)]
+    done = subprocess.run(program, capture_output=True, text=True, env=kept)
     if done.returncode != 0:
         raise ReportError(f"importing {names} failed: {done.stderr.strip()[-300:]}")
     return Imported(*json.loads(done.stdout.splitlines()[-1]))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from benchmarks import grading
 from tests.rewards.test_traps import DIFFERENT, EQUAL, KNOWN_DIFFERENT, KNOWN_EQUAL, SETS
 from torl_jax.data.sources import scan
-from torl_jax.rewards import equivalence, grammar, integers
+from torl_jax.rewards import equivalence, integers
 from torl_jax.rewards.apart import apart
 from torl_jax.rewards.equivalence import equivalent, read, same
 
@@ -25,10 +25,9 @@ TRAPS = [*EQUAL, *DIFFERENT, *KNOWN_EQUAL, *KNOWN_DIFFERENT]
 
 @contextmanager
 def by_the_long_way() -> Iterator[None]:
-    """Everything is read in ANTLR's full mode, and every pair is compared by math-verify."""
+    """Every pair is compared by math-verify."""
     caches = (read, math_verify.parser.parse_latex_cached, math_verify.parser.extract_latex)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(math_verify.parser, "latex2sympy", grammar.FULL)
         patch.setattr(equivalence, "apart", lambda one, other: False)
         patch.setattr(integers, "same", lambda one, other: None)
         for cache in caches:
@@ -124,17 +123,3 @@ def test_formulas_that_clearly_differ(one: sympy.Expr, other: sympy.Expr) -> Non
 )
 def test_of_others_nothing_is_said(one: object, other: object) -> None:
     assert not apart(one, other) and not apart(other, one)
-
-
-def test_context_is_asked_for_where_it_is_needed(monkeypatch) -> None:
-    """A text that SLL mode cannot read is read; one that nobody can is read by nobody."""
-    asked = []
-    full = grammar.FULL
-    monkeypatch.setattr(
-        grammar, "FULL", lambda text, **how: asked.append(text) or full(text, **how)
-    )
-    how = {"is_real": True, "convert_degrees": False, "normalization_config": None}
-    assert grammar.read("(1, 2)", **how) and not asked
-    assert sympy.simplify(grammar.read("x^2 + 1", **how) - X**2 - 1) == 0 and asked
-    with pytest.raises(Exception, match="expected"):
-        grammar.read(r"\frac{1", **how)

@@ -10,7 +10,7 @@ Four deviations from math-verify 0.9 as it comes, each with figures in `docs/gra
 4. A percent sign that only one side has is overlooked, for decimals as for whole numbers;
    answers in words are compared as words.
 It runs in a worker process (`worker.py`): nothing here ends by itself on every text. What makes it
-fast changes no verdict: `integers.py`, `grammar.py` and `apart.py`, and what a text means is kept.
+fast changes no verdict: `integers.py` and `apart.py`, and what a text means is kept.
 """
 
 import functools
@@ -20,10 +20,9 @@ import math_verify
 from latex2sympy2_extended import NormalizationConfig
 from math_verify.parser import ExtractionTarget
 
-from torl_jax.rewards import grammar, integers
+from torl_jax.rewards import integers
 from torl_jax.rewards.apart import apart
 
-grammar.hasten()
 READ = 2048  # texts whose meaning is kept: a group's answers all meet the same gold
 
 CHARACTERS = str.maketrans(

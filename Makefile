@@ -13,7 +13,7 @@ help:
 	@echo 'make lint     ruff, pyright, shellcheck'
 	@echo 'make parity   the live comparison with transformers and torch'
 	@echo 'make topology the plan for TPUs that are not there (installs libtpu)'
-	@echo 'make bench    side by side with Tunix and transformers (installs both, 3 GB)'
+	@echo 'make bench    side by side with Tunix, transformers and TRL (installs them, 3 GB)'
 
 setup: $(VENV)/.ready
 
@@ -53,7 +53,7 @@ topology: setup
 
 .venv-torch/.ready:
 	$(PY) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==5.12.1
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==5.12.1 trl==1.16.0
 	@touch $@
 
 bench: setup .venv-tunix/.ready .venv-torch/.ready

@@ -1,20 +1,13 @@
 """transformers on torch: `generate`, and a plain training loop."""
 
+import functools
+
 import torch
 import transformers
 
 from benchmarks.peers import spec
-
-
-def model() -> transformers.Qwen2ForCausalLM:
-    torch.manual_seed(0)
-    shape = transformers.Qwen2Config(
-        vocab_size=spec.VOCAB, hidden_size=spec.WIDTH, intermediate_size=spec.MLP,
-        num_hidden_layers=spec.LAYERS, num_attention_heads=spec.HEADS,
-        num_key_value_heads=spec.KV_HEADS, rope_theta=spec.THETA, rms_norm_eps=spec.EPS,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    return transformers.Qwen2ForCausalLM(shape).float()
+from benchmarks.peers.hf_model import model
+from benchmarks.peers.hf_tools import SETTINGS, Tools
 
 
 class Decoding:
@@ -57,13 +50,18 @@ class Training:
 
 def main() -> None:
     torch.set_num_threads(spec.THREADS)
-    decoding, training = Decoding(), Training()
+    decoding, tools = functools.cache(Decoding), functools.cache(Tools)
     settings = {
         "side": "transformers", "transformers": transformers.__version__,
         "torch": torch.__version__, "dtype": "float32", "threads": torch.get_num_threads(),
         "batch": spec.BATCH, "cache": "grows", "log-probs": "no", "train": "its own loss",
+        **SETTINGS,
     }  # fmt: skip
-    tasks = {"sample": decoding.sample, "greedy": decoding.greedy, "train": training.step}
+    tasks = {
+        "sample": lambda: decoding().sample, "greedy": lambda: decoding().greedy,
+        "train": lambda: Training().step, "tools": lambda: tools().even,
+        "uneven": lambda: tools().uneven,
+    }  # fmt: skip
     spec.serve(settings, tasks)
 
 

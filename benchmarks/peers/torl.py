@@ -1,26 +1,21 @@
 """Our side: the engine that rollouts use, and the learner's own update."""
 
+import functools
 import importlib.metadata
 
 import jax
 import numpy as np
 import optax
 
-from benchmarks.peers import spec
+from benchmarks.peers import spec, torl_step, torl_tools
+from benchmarks.peers.torl_model import SHAPE
 from torl_jax.learner import losses, state
 from torl_jax.learner.network import Network, place
-from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh as meshes
 from torl_jax.rl.batch import TrainBatch
 from torl_jax.sampler.engine import Engine
 from torl_jax.sampler.sampling import Settings
-
-SHAPE = ModelConfig(
-    vocab_size=spec.VOCAB, d_model=spec.WIDTH, layers=spec.LAYERS, heads=spec.HEADS,
-    kv_heads=spec.KV_HEADS, head_dim=spec.HEAD_DIM, d_mlp=spec.MLP, tied=True,
-    rope_theta=spec.THETA, norm_eps=spec.EPS,
-)  # fmt: skip
 
 
 class Decoding:
@@ -89,14 +84,20 @@ class Training:
 
 
 def main() -> None:
-    decoding, training = Decoding(), Training()
+    decoding, tools = functools.cache(Decoding), functools.cache(torl_tools.Tools)
     settings = {
         "side": "torl_jax", "jax": jax.__version__, "flax": importlib.metadata.version("flax"),
         "dtype": "float32", "threads": "XLA's, as many as processors", "batch": spec.BATCH,
-        "cache": decoding.engine.cache.capacity, "log-probs": "yes",
+        "cache": decoding().engine.cache.capacity, "log-probs": "yes",
         "train": "loss and entropy of each token, clipping apart",
+        **torl_step.SETTINGS, **torl_tools.SETTINGS,
+        "tools: cache": tools().engine.cache.capacity,
     }  # fmt: skip
-    tasks = {"sample": decoding.sample, "greedy": decoding.greedy, "train": training.step}
+    tasks = {
+        "sample": lambda: decoding().sample, "greedy": lambda: decoding().greedy,
+        "train": lambda: Training().step, "step": lambda: torl_step.Grpo().step,
+        "tools": lambda: tools().even, "uneven": lambda: tools().uneven,
+    }  # fmt: skip
     spec.serve(settings, tasks)
 
 

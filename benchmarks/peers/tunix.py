@@ -1,5 +1,6 @@
 """Tunix: its sampler and its trainer, as its users call them."""
 
+import functools
 import importlib.metadata
 
 import jax
@@ -8,41 +9,10 @@ import numpy as np
 import optax
 from flax import nnx
 from tunix.generate import sampler as samplers
-from tunix.models.qwen2 import model as qwen2
 from tunix.sft import peft_trainer
 
-from benchmarks.peers import spec
-
-NEVER = spec.VOCAB + 1  # no token: generation goes on to the last step
-
-
-class Ids:
-    """A tokenizer whose texts are numbers."""
-
-    def encode(self, text: str, **_) -> list[int]:
-        return [int(word) for word in text.split()]
-
-    def decode(self, ids, **_) -> str:
-        return " ".join(map(str, ids))
-
-    def bos_id(self) -> int:
-        return 0
-
-    def eos_id(self) -> int:
-        return NEVER
-
-    def pad_id(self) -> int:
-        return 0
-
-
-def model() -> qwen2.Qwen2:
-    shape = qwen2.ModelConfig(
-        num_layers=spec.LAYERS, vocab_size=spec.VOCAB, embed_dim=spec.WIDTH,
-        hidden_dim=spec.MLP, num_heads=spec.HEADS, head_dim=spec.HEAD_DIM,
-        num_kv_heads=spec.KV_HEADS, rope_theta=int(spec.THETA), norm_eps=spec.EPS,
-        use_tied_embedding=True,
-    )  # fmt: skip
-    return qwen2.Qwen2(shape, rngs=nnx.Rngs(0))
+from benchmarks.peers import spec, tunix_step, tunix_tools
+from benchmarks.peers.tunix_model import Ids, model
 
 
 class Decoding:
@@ -98,14 +68,19 @@ class Training:
 
 
 def main() -> None:
-    decoding, training = Decoding(), Training()
+    decoding = functools.cache(Decoding)
     settings = {
         "side": "Tunix", "tunix": importlib.metadata.version("google-tunix"),
         "jax": jax.__version__, "dtype": "float32", "threads": "XLA's, as many as processors",
         "batch": spec.BATCH, "cache": spec.PROMPT + spec.NEW, "log-probs": "yes",
-        "train": "its default loss",
+        "train": "its default loss", **tunix_step.SETTINGS, **tunix_tools.SETTINGS,
     }  # fmt: skip
-    tasks = {"sample": decoding.sample, "greedy": decoding.greedy, "train": training.step}
+    tasks = {
+        "sample": lambda: decoding().sample, "greedy": lambda: decoding().greedy,
+        "train": lambda: Training().step, "step": lambda: tunix_step.Grpo().step,
+        "tools": lambda: tunix_tools.Tools(False).run,
+        "uneven": lambda: tunix_tools.Tools(True).run,
+    }  # fmt: skip
     spec.serve(settings, tasks)
 
 

@@ -51,6 +51,7 @@ SETTINGS = {
     "step: sampled with": f"{CONFIG.sampler.slots} slots of 320, a prompt read once, log-probs",
     "step: recomputed": "attention in blocks of queries, logits of a chunk",
     "step: old log-probs": "those of the update itself, as there is one",
+    "step: loss": "clipped, mean over tokens; no KL",
     "step: optimiser": "adamw, gradients clipped to 1",
     "step: beside it": "weights handed over, filters, agreement with the sampler, metrics",
     "step: timed": "what the trainer does of a step",

@@ -89,6 +89,7 @@ def main() -> None:
         "step: rows": "padded to 64 + 256", "step: sampled with": "generate, no log-probs",
         "step: recomputed": "nothing (by default it does each layer)",
         "step: old log-probs": "those of the update itself",
+        "step: loss": "clipped, mean over tokens (dapo); no KL",
         "step: optimiser": "adamw fused, gradients clipped to 1",
         "step: beside it": "entropies, its metrics",
         "step: timed": "between two of its callbacks on_step_begin",

@@ -20,6 +20,7 @@ SETTINGS = {
     "step: recomputed": "nothing",
     "step: old log-probs": "those of the update itself",
     "step: beside it": "its metrics",
+    "step: loss": "clipped, mean over sequences; no KL",
     "step: optimiser": "adamw, gradients clipped to 1",
     "step: timed": "between two requests of its learner's loop for problems",
 }

@@ -23,11 +23,13 @@ from benchmarks.peers.tunix_model import Ids, model
 AT_ONCE = 32  # episodes, as its learner has it
 FEW = 4  # samples where each turn compiles: a whole batch takes too long
 EVEN_CACHE = 256 + spec.NEW // (spec.CALLS + 1) + 1  # a text of up to 254 is padded to 256
+WIDEST = spec.PROMPT + spec.NEW - spec.LEAST + spec.CALLS * spec.ANSWER  # the longest text
+UNEVEN_CACHE = WIDEST + spec.NEW - spec.CALLS * spec.LEAST  # and the longest turn
 SETTINGS = {
     "tools: samples": f"{spec.BATCH}; at uneven places {FEW}",
     "tools: path": "orchestrator, trajectory engine, vanilla rollout",
     "tools: turns": f"each text by itself, up to {AT_ONCE} threads, all of it read again",
-    "tools: cache": f"{EVEN_CACHE}; at uneven places 548",
+    "tools: cache": f"{EVEN_CACHE}; at uneven places {UNEVEN_CACHE}",
     "tools: log-probs": "yes",
 }
 
@@ -48,7 +50,7 @@ class Calls(base_environment.BaseTaskEnv):
 
     def _step_impl(self, action) -> base_environment.EnvStepResult:
         done = self.step_count > spec.CALLS
-        said = spec.text(spec.answer(self.task["round"], self.task["sample"], self.step_count))
+        said = spec.text(spec.answer(self.task["round"], self.task["sample"], self.step_count - 1))
         return base_environment.EnvStepResult("" if done else said, 0.0, done, {})
 
 
@@ -60,9 +62,7 @@ class Tools:
         # What is longer than the prompt's length is padded to a power of two: two lengths where
         # all turns end at the same places, else as many as there are turns. So there all texts
         # get one length.
-        widest = spec.PROMPT + spec.NEW - spec.LEAST + spec.CALLS * spec.ANSWER
-        turn = spec.NEW - spec.CALLS * spec.LEAST
-        prompt, cache = (widest, widest + turn) if uneven else (spec.PROMPT, EVEN_CACHE)
+        prompt, cache = (WIDEST, UNEVEN_CACHE) if uneven else (spec.PROMPT, EVEN_CACHE)
         self.how = base_rollout.RolloutConfig(
             max_prompt_length=prompt, temperature=1.0, top_p=1.0, return_logprobs=True
         )

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import os
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,8 @@ def main() -> None:
         "uneven": lambda: tunix_tools.Tools(True).run,
     }  # fmt: skip
     spec.serve(settings, tasks)
+    # The learner's own thread waits for problems, and the interpreter would wait for the thread.
+    os._exit(0)
 
 
 if __name__ == "__main__":

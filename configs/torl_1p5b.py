@@ -67,6 +67,7 @@ def get_config(argument: str = "") -> Any:
     c.optimizer.weight_decay = 0.01
     c.optimizer.clip_norm = 1.0
     c.learner.row_tokens = 28 * 128  # 390 + 3,072 and what the kernels would pad
+    c.learner.rungs = 3  # the last microbatch may be shorter, or much of it is empty
     c.learner.microbatch_rows = 16  # a row a chip: what a layer makes of it fits on the chip
     c.sandbox.workers = 16
     c.sandbox.timeout = 10.0
@@ -114,6 +115,7 @@ def smoke(c: Any) -> None:
     c.rl.problems_per_step = 2
     c.rl.group_size = 4
     c.learner.row_tokens = 320
+    c.learner.rungs = 2
     c.learner.microbatch_rows = 8
     c.learner.head_chunk = 256
     c.sandbox.workers = 1

@@ -100,6 +100,7 @@ def packed(
             keep[place],
             row_tokens=cfg.learner.row_tokens,
             microbatch_rows=cfg.learner.microbatch_rows,
+            rungs=cfg.learner.rungs,
             most=size,
             weigh=WEIGHTS[cfg.rl.aggregation],
             longest=cfg.sampler.max_response,

@@ -281,6 +281,7 @@ class Tuner:
             np.ones(len(found), bool),
             row_tokens=cfg.learner.row_tokens,
             microbatch_rows=cfg.learner.microbatch_rows,
+            rungs=cfg.learner.rungs,
             most=cfg.sft.examples_per_step,
         )
         return place(packed, self.network.mesh)

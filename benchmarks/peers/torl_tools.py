@@ -132,7 +132,7 @@ class Tools:
         nothing_V = np.zeros(spec.VOCAB, bool)
         self.engine = Calling(
             Transformer(shape), slots=spec.BATCH, capacity=spec.PROMPT + response, segment=32,
-            extend_rows=8, end_V=nothing_V, pause_V=nothing_V, vocab=CALL,
+            extend_rows=8, end_V=nothing_V, stop_SV=np.zeros((1, spec.VOCAB), np.uint16), vocab=CALL,
             ladder=(16, spec.PROMPT),
         )  # fmt: skip
         self.rollout = Rollout(

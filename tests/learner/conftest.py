@@ -83,16 +83,18 @@ ADVANTAGES = np.random.default_rng(2).normal(size=EPISODES).astype(np.float32)
 
 @pytest.fixture(scope="session")
 def batch(episodes):
-    """batch(some=slice, advantages=..., keep=..., rows=, row_tokens=, weigh=) of the episodes."""
+    """batch(some=slice, advantages=..., keep=..., rows=, row_tokens=, ..) of the episodes."""
 
     def make(
-        some=slice(None), *, advantages=ADVANTAGES, keep=None, rows=8, row_tokens=22, weigh=by_token
-    ):
+        some=slice(None), *, advantages=ADVANTAGES, keep=None, rows=8, row_tokens=22, rungs=1,
+        weigh=by_token,
+    ):  # fmt: skip
         chosen = [episodes[i] for i in np.arange(EPISODES)[some]]
         keep = np.ones(EPISODES, bool) if keep is None else np.asarray(keep)
         made = from_episodes(
-            chosen, keep[some], row_tokens=row_tokens, microbatch_rows=rows, weigh=weigh, longest=16
-        )
+            chosen, keep[some], row_tokens=row_tokens, microbatch_rows=rows, rungs=rungs,
+            weigh=weigh, longest=16,
+        )  # fmt: skip
         worth_E = np.asarray(advantages[some], np.float32)
         return dataclasses.replace(made, advantage=worth_E[made.episode] * made.mask)
 

@@ -31,8 +31,9 @@ def test_token_scores_is_log_softmax(chunk, temperature):
         np.testing.assert_allclose(x, wanted, atol=3e-5)
 
 
+@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("chunk", [4, 21])
-def test_so_is_its_gradient(chunk):
+def test_so_is_its_gradient(chunk, keep):
     a, b = RNG.normal(size=(2, 3, 7)).astype(np.float32)
 
     def value(scores):
@@ -42,7 +43,7 @@ def test_so_is_its_gradient(chunk):
 
         return jax.grad(run, argnums=(0, 1))(HEAD["head_DV"], HIDDEN)
 
-    got = value(lambda p, h: heads.token_scores(p, h, TARGETS, chunk=chunk, vocab=VOCAB))
+    got = value(lambda p, h: heads.token_scores(p, h, TARGETS, chunk=chunk, vocab=VOCAB, keep=keep))
     for x, wanted in zip(got, value(dense), strict=True):
         np.testing.assert_allclose(x, wanted, atol=1e-5)
 

@@ -156,7 +156,8 @@ def test_recomputing_changes_no_gradient_and_keeps_less(params, shape, remat):
         gradient(remat),
         gradient("none"),
     )
-    assert kept(remat) < kept("none") and kept("full") <= kept(remat)
+    assert kept(remat) < kept("none")
+    assert remat == "full" or kept("full") < kept(remat)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -12,37 +12,13 @@ from hypothesis import strategies as st
 
 from torl_jax.episode import Author, End, Episode, Problem, Segment
 from torl_jax.model.config import ModelConfig
-from torl_jax.rl.batch import from_episodes, pack
+from torl_jax.rl.batch import from_episodes
 from torl_jax.sampler.engine import Engine
 from torl_jax.sampler.sampling import Settings
 
 TINY = ModelConfig(
     vocab_size=12, d_model=12, layers=1, heads=1, kv_heads=1, head_dim=2, d_mlp=1, tied=True
 )
-
-lengths = st.lists(st.integers(1, 20), max_size=30)
-
-
-@given(lengths, st.integers(20, 50))
-def test_pack(lengths, room):
-    rows = pack(lengths, room)
-    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
-    assert all(0 < sum(lengths[i] for i in row) <= room for row in rows)
-    assert len(rows) <= len(lengths)
-    assert rows == pack(list(lengths), room)
-    # First fit: no two rows could have been one.
-    loads = sorted(sum(lengths[i] for i in row) for row in rows)
-    assert len(loads) < 2 or loads[0] + loads[1] > room
-
-
-def test_pack_takes_the_longest_first_and_keeps_the_order_of_equals():
-    assert pack([3, 5, 3, 8, 2], 8) == [[3], [1, 0], [2, 4]]
-
-
-def test_pack_refuses_what_cannot_fit():
-    with pytest.raises(ValueError, match="9 tokens exceeds rows of 8"):
-        pack([3, 9], 8)
-
 
 POLICY, TOOL, PROMPT = Author.POLICY, Author.TOOL, Author.PROMPT
 authors = st.lists(st.tuples(st.sampled_from([POLICY, TOOL]), st.integers(1, 4)), max_size=4)
@@ -63,8 +39,10 @@ def episodes(draw):
     return out
 
 
-def batch_of(episodes, keep, row_tokens=32, microbatch_rows=2):
-    batch = from_episodes(episodes, keep, row_tokens=row_tokens, microbatch_rows=microbatch_rows)
+def batch_of(episodes, keep, row_tokens=32, microbatch_rows=2, rungs=1):
+    batch = from_episodes(
+        episodes, keep, row_tokens=row_tokens, microbatch_rows=microbatch_rows, rungs=rungs
+    )
     return dataclasses.replace(batch, advantage=(1 + batch.episode) / 8)
 
 
@@ -95,15 +73,16 @@ def test_trained_is_written_by_the_policy_and_kept(episodes, data):
         assert got[token] == pytest.approx(values, rel=1e-6)
 
 
-@given(episodes(), st.sampled_from([16 + 4, 32, 64]), st.integers(1, 3))
-def test_every_episode_lies_whole_and_aligned_in_a_segment(episodes, row_tokens, rows):
-    batch = batch_of(episodes, np.ones(len(episodes), bool), row_tokens, rows)
+@given(episodes(), st.sampled_from([16 + 4, 32, 64]), st.integers(1, 3), st.integers(1, 3))
+def test_every_episode_lies_whole_and_aligned_in_a_segment(episodes, row_tokens, rows, rungs):
+    batch = batch_of(episodes, np.ones(len(episodes), bool), row_tokens, rows, rungs)
     M, B, T = batch.tokens.shape
-    assert (rows, row_tokens) == (B, T) and -(-len(episodes) // rows) == M
+    assert (rows, row_tokens) == (B, T) and -(-len(episodes) // rows) + (rungs > 2) == M
     found = []
     for m, b in np.ndindex(M, B):
         segments = batch.segments[m, b]
         assert m < batch.count or not segments.any()
+        assert rungs == 1 or not segments[batch.widths[batch.rung[m]] :].any()
         for segment in range(1, segments.max() + 1):
             where = np.flatnonzero(segments == segment)
             assert (np.diff(where) == 1).all()
@@ -164,7 +143,7 @@ def test_shapes_do_not_depend_on_lengths_or_on_what_is_kept():
         for n in (2, 30)
     )
     shapes = {
-        tuple(x.shape for x in vars(batch).values() if x is not None)
+        tuple(np.shape(x) for x in jax.tree.leaves(batch))
         for batch in (
             batch_of([short] * 5, np.ones(5, bool)),
             batch_of([long] * 5, np.ones(5, bool)),

@@ -33,6 +33,7 @@ POSITIVE = (
     "sft.epochs",
     "sft.examples_per_step",
     "learner.microbatch_rows",
+    "learner.rungs",
     "learner.head_chunk",
     "optimizer.lr",
     "optimizer.clip_norm",
@@ -102,6 +103,12 @@ def _lengths(config: Any) -> None:
         lambda x: x >= sampler.longest,
         f"at least sampler.max_prompt + sampler.max_response = {sampler.longest}, an episode's "
         "length",
+    )
+    _need(
+        config,
+        "learner.rungs",
+        lambda x: config.learner.row_tokens % (1 << (x - 1)) == 0,
+        f"such that learner.row_tokens = {config.learner.row_tokens} is halved evenly",
     )
     _need(
         config,

@@ -294,10 +294,13 @@ class Mesh:
 class Learner:
     """Shapes of the update: rows of packed tokens, rows a microbatch.
 
+    `rungs`: lengths that rows may have, each half of the one before: what is left of a batch
+    after whole microbatches goes into shorter ones, and the update is compiled for each length.
     `head_chunk`: tokens of a device whose logits exist at a time.
     """
 
     row_tokens: int = 3472
+    rungs: int = 1
     microbatch_rows: int = 8
     head_chunk: int = 1024
     remat: Literal["none", "dots", "full"] = "full"  # what is computed again, see REMAT

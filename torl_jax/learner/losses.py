@@ -66,6 +66,7 @@ class Text:
             chunk=self.head_chunk,
             vocab=self.vocab,
             mesh=self.model.mesh,
+            keep=self.model.remat == "none",
         )
 
     def tokens(self, params: Any, batch: TrainBatch) -> jax.Array:

@@ -27,6 +27,22 @@ def microbatch(batch: TrainBatch, m: jax.Array) -> TrainBatch:
     return jax.tree.map(lambda x: pick(x) if x.ndim else x, batch)
 
 
+def on_rung(run: Callable[[TrainBatch], Any], batch: TrainBatch, m: jax.Array) -> Any:
+    """`run` of the m-th microbatch, its rows cut to the length of its rung.
+
+    Each length is a branch of the one program.
+    """
+    whole = microbatch(batch, m)
+    if batch.rung is None:
+        return run(whole)
+
+    def cut(width: int, whole: TrainBatch) -> Any:
+        return run(jax.tree.map(lambda x: x[:, :width] if x.ndim else x, whole))
+
+    branches = [functools.partial(cut, width) for width in batch.widths]
+    return jax.lax.switch(whole.rung, branches, whole)
+
+
 def summed(share: Callable[[jax.Array], tuple[Any, Stats]], count: jax.Array) -> tuple[Any, Stats]:
     """share(0) + .. + share(count - 1); of statistics named *_max the largest."""
 
@@ -50,10 +66,10 @@ def update(
     """One optimiser step on batch [M, B, T]. Statistics are global means; *_max are maxima."""
     total = jnp.sum(batch.mask)
 
-    def share(m):
-        return jax.grad(loss, has_aux=True)(state.params, microbatch(batch, m), total)
+    def share(part):
+        return jax.grad(loss, has_aux=True)(state.params, part, total)
 
-    grads, stats = summed(share, batch.count)
+    grads, stats = summed(lambda m: on_rung(share, batch, m), batch.count)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     stats |= {"grad_norm": optax.tree.norm(grads), "trained_tokens": total}
@@ -63,15 +79,21 @@ def update(
 def measure(params: Any, batch: TrainBatch, *, loss: Loss) -> Stats:
     """The statistics of `update`'s loss, without a step."""
     total = jnp.sum(batch.mask)
-    _, stats = summed(lambda m: loss(params, microbatch(batch, m), total), batch.count)
+    share = functools.partial(loss, params, total=total)
+    _, stats = summed(lambda m: on_rung(share, batch, m), batch.count)
     return stats | {"trained_tokens": total}
 
 
 def annotate(params: Any, batch: TrainBatch, *, loss: Loss) -> jax.Array:
     """loss.tokens [M, B, T] under `params`; zeros in unfilled microbatches."""
+    T = batch.tokens.shape[-1]
+
+    def tokens(part):
+        found_BT = loss.tokens(params, part)
+        return jnp.pad(found_BT, ((0, 0), (0, T - found_BT.shape[1])))
 
     def body(m, out_MBT):
-        found_BT = loss.tokens(params, microbatch(batch, m))
+        found_BT = on_rung(tokens, batch, m)
         return jax.lax.dynamic_update_index_in_dim(out_MBT, found_BT, m, 0)
 
     start = jnp.zeros(batch.tokens.shape, jnp.float32)

@@ -1,9 +1,11 @@
 """From hidden states to logits, log-probabilities and entropy.
 
-[B, T, V] is never built: `token_scores` goes through the positions in chunks, all rows
-at once (they may lie on many devices), and recomputes each chunk's logits in the
-backward pass, so its peak memory is chunk * V whatever the batch.
+`token_scores` goes through the positions in chunks, all rows at once (they may lie on many
+devices). It computes each chunk's logits again in the backward pass, so [B, T, V] is never
+built and its peak memory is chunk * V whatever the batch; or it keeps them, where it may.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -39,14 +41,18 @@ def token_scores(
     chunk: int = 1024,
     vocab: int | None = None,
     mesh: Mesh | None = None,
+    keep: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """(log-prob of each target, entropy), both float32 [B, T] in nats.
 
     p = softmax(logits / temperature); entropy = -sum p log p over the vocabulary.
-    `chunk`: tokens whose logits exist at a time, a multiple of B (at least B itself).
+    `chunk`: tokens whose logits exist at a time, a multiple of B (at least B itself). `keep`: all
+    of them are kept for the backward pass, float32 [B, T, V].
     """
     B, T = targets_BT.shape
-    width = min(max(chunk // B, 1), T)  # positions a chunk
+    # Chunks alike, or the last would be mostly padding: a seventh of all, of 3584 by 1024.
+    count = -(-T // max(chunk // B, 1))
+    width = -(-T // count)  # positions a chunk
     padding = -T % width
 
     def chunks(x_BT: jax.Array) -> jax.Array:
@@ -54,7 +60,10 @@ def token_scores(
         padded = jnp.pad(x_BT, ((0, 0), (0, padding)) + ((0, 0),) * (x_BT.ndim - 2))
         return padded.reshape(B, -1, width, *x_BT.shape[2:]).swapaxes(0, 1)
 
-    @jax.checkpoint
+    policies = jax.checkpoint_policies
+    policy = policies.dots_saveable if keep else policies.nothing_saveable
+
+    @functools.partial(jax.checkpoint, prevent_cse=False, policy=policy)
     def score(_, chunked):
         hidden_BTD, targets_BT = chunked
         logits_BTV = logits(params, shard(hidden_BTD, "BTD", mesh), vocab) / temperature

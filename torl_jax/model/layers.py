@@ -9,20 +9,28 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
 from torl_jax.model.config import ModelConfig
 from torl_jax.parallel.sharding import shard
 
+PRODUCT = "product"  # of `dense`, as a policy of recomputing sees it
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+
 def dense(x: jax.Array, weight: jax.Array, over: int = 1) -> jax.Array:
     """x [.., *I] by weight [*I, *O] -> [.., *O]; `over`: how many axes I has."""
+    # A policy does not see what is inside a function with a derivative of its own.
+    return checkpoint_name(_dense(x, weight, over), PRODUCT)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dense(x: jax.Array, weight: jax.Array, over: int) -> jax.Array:
     return jnp.tensordot(x, weight, over)
 
 
 def _dense_forward(x: jax.Array, weight: jax.Array, over: int):
-    return dense(x, weight, over), (x, weight)
+    return _dense(x, weight, over), (x, weight)
 
 
 def _dense_backward(over: int, kept, grad: jax.Array):
@@ -43,7 +51,7 @@ def _dense_backward(over: int, kept, grad: jax.Array):
     return x_grad, found
 
 
-dense.defvjp(_dense_forward, _dense_backward)
+_dense.defvjp(_dense_forward, _dense_backward)
 
 
 def rms_norm(x_BTD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:

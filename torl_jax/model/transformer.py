@@ -27,7 +27,7 @@ from torl_jax.parallel.sharding import shard, shardings
 INIT = nn.initializers.normal(0.02)
 # What a block keeps for its backward pass, the rest being computed again; "none" keeps all.
 REMAT = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with weights
+    "dots": jax.checkpoint_policies.save_only_these_names(layers.PRODUCT),  # with weights
     "full": jax.checkpoint_policies.nothing_saveable,  # the block's input alone
 }
 

@@ -10,7 +10,8 @@ from torl_jax.planning.cost import Rule
 from torl_jax.planning.hlo import Array
 
 # Products of [T, H] by [H, T] (or the like) in each block that a splash kernel visits.
-SPLASH_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
+# Backward is one kernel, whose parts of dq, one a block of keys, XLA then adds up.
+SPLASH_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
 
 
 def rules(live: float) -> Mapping[str, Rule]:
@@ -50,8 +51,8 @@ def _splash(
     visited = (n + 1) / (2 * n)
     work = 2.0 * products * query.size * T * visited
     heads = query.size // key.size
-    inner = wide[:1] if products == 4 else wide[1:3]
-    again = sum(array.moved for array in inner) * (1 if products == 4 else heads) * n * visited
+    inner = wide[:1] if products == 5 else wide[1:3]
+    again = sum(array.moved for array in inner) * (1 if products == 5 else heads) * n * visited
     once = sum(array.moved for array in operands if array not in inner)
     # Results that only lead the grid (scratch of one block) are counted too; they are small.
     return work, again + once + sum(array.moved for array in results)

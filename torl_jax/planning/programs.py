@@ -30,6 +30,7 @@ from torl_jax.parallel import sharding
 from torl_jax.parallel.handoff import Handoff
 from torl_jax.planning import kernels
 from torl_jax.planning.cost import Facts
+from torl_jax.rl import packing
 from torl_jax.rl.batch import TrainBatch
 from torl_jax.sampler.decode import Marks, Rows, decode_segment, extend
 from torl_jax.sampler.sampling import Settings
@@ -230,13 +231,12 @@ class Run:
     def _batch(self, annotated: bool) -> TrainBatch:
         """As `rl.batch.from_episodes` shapes it."""
         cfg = self.cfg
-        B = cfg.learner.microbatch_rows
-        episodes = cfg.rl.problems_per_step * cfg.rl.group_size // cfg.rl.minibatches
-        where = sharding.rows(self.training)
+        B, T, rungs = cfg.learner.microbatch_rows, cfg.learner.row_tokens, cfg.learner.rungs
+        M = packing.microbatches(cfg.rl.minibatch, B, rungs)
+        where, everywhere = sharding.rows(self.training), sharding.replicated(self.training)
 
         def array(dtype) -> jax.ShapeDtypeStruct:
-            shape = (-(-episodes // B), B, cfg.learner.row_tokens)
-            return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+            return jax.ShapeDtypeStruct((M, B, T), dtype, sharding=where)
 
         whole, real = array(jnp.int32), array(jnp.float32)
         return TrainBatch(
@@ -249,7 +249,9 @@ class Run:
             episode=whole,
             sampler_logp=real,
             advantage=real if annotated else None,
-            count=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(self.training)),
+            count=jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere),
+            rung=jax.ShapeDtypeStruct((M,), jnp.int32, sharding=everywhere) if rungs > 1 else None,
+            widths=packing.ladder(T, rungs) if rungs > 1 else (),
             old_logp=real if annotated and self.learner.needs_old else None,
             ref_logp=real if annotated and self.learner.pays_kl else None,
             values=real if annotated and self.learner.critic is not None else None,

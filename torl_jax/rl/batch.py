@@ -2,8 +2,8 @@
 
 Each token is *predicted at* the position of the token before it: row entry t
 holds the input token, and target / mask / log-prob of the token that follows.
-Episodes are packed into rows of fixed length, first-fit decreasing, with segment
-ids; a packed row trains exactly as its episodes would alone.
+Episodes are packed into rows (`packing.py`) with segment ids; a packed row trains exactly
+as its episodes would alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +13,7 @@ import flax.struct
 import numpy as np
 
 from torl_jax.episode import Author, Episode
+from torl_jax.rl import packing
 
 Array = Any  # numpy on the host, jax once placed on the mesh
 
@@ -20,6 +21,9 @@ Array = Any  # numpy on the host, jax once placed on the mesh
 @flax.struct.dataclass
 class TrainBatch:
     """Arrays [M, B, T]: M microbatches of B rows of T tokens; `count` of the M are filled.
+
+    rung [M]: which of `widths` is the length of a microbatch's rows, the rest of T being empty;
+    None where all have one length.
 
     segments: 1, 2, .. per packed episode, 0 for padding; episode: which of the E it is.
     mask: 1 where the target was written by the policy in a kept episode; weight: what it counts
@@ -38,6 +42,8 @@ class TrainBatch:
     episode: Array
     sampler_logp: Array
     count: Array
+    rung: Array = None
+    widths: tuple[int, ...] = flax.struct.field(pytree_node=False, default=())
     old_logp: Array = None
     ref_logp: Array = None
     values: Array = None
@@ -65,28 +71,6 @@ def by_constant(written_E: np.ndarray, longest: int) -> np.ndarray:
 WEIGHTS = {"token": by_token, "sequence": by_sequence, "constant": by_constant}
 
 
-def pack(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
-    """First-fit decreasing: rows of indices whose lengths fit `row_tokens` together.
-
-    Ties keep their order, so the packing is a function of the lengths alone.
-    Raises ValueError where one length alone does not fit.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for i in order:
-        if lengths[i] > row_tokens:
-            raise ValueError(f"an episode of {lengths[i]} tokens exceeds rows of {row_tokens}")
-        row = next((r for r, space in enumerate(room) if space >= lengths[i]), None)
-        if row is None:
-            rows.append([])
-            room.append(row_tokens)
-            row = len(rows) - 1
-        rows[row].append(i)
-        room[row] -= lengths[i]
-    return rows
-
-
 def weights(
     episodes: Sequence[Episode],
     keep: np.ndarray,
@@ -109,6 +93,7 @@ def from_episodes(
     *,
     row_tokens: int,
     microbatch_rows: int,
+    rungs: int = 1,
     most: int = 0,
     weigh: Callable[[np.ndarray, int], np.ndarray] = by_token,
     longest: int = 1,
@@ -117,10 +102,11 @@ def from_episodes(
 
     `weigh` is one of WEIGHTS, `longest` the most tokens that a response may have.
 
-    M is the most that E episodes can need (or `most` of them, where that is more), whatever
-    their lengths, so that the shapes, and with them the compiled program, never change.
+    Rows have `row_tokens`, or on lower `rungs` a half, a quarter, .. of them. M is the most that
+    E episodes can need (or `most` of them, where that is more), whatever their lengths, so that
+    the shapes, and with them the compiled program, never change.
     """
-    M = -(-max(len(episodes), most) // microbatch_rows)
+    M = packing.microbatches(max(len(episodes), most), microbatch_rows, rungs)
     shape = (M * microbatch_rows, row_tokens)
     arrays = {
         "tokens": np.zeros(shape, np.int32),
@@ -133,9 +119,10 @@ def from_episodes(
         "sampler_logp": np.zeros(shape, np.float32),
     }
     used = [i for i in range(len(episodes)) if keep[i]]
-    rows = pack([len(episodes[i].tokens) for i in used], row_tokens)
+    widths = packing.ladder(row_tokens, rungs)
+    layout = packing.pack([len(episodes[i].tokens) for i in used], widths, microbatch_rows)
     weight_E = weights(episodes, keep, weigh, longest)
-    for r, row in enumerate(rows):
+    for r, row in enumerate(layout.rows):
         start = 0
         for segment, j in enumerate(row, start=1):
             episode = episodes[used[j]]
@@ -147,8 +134,14 @@ def from_episodes(
             start = where.stop
     return TrainBatch(
         **{name: x.reshape(M, microbatch_rows, row_tokens) for name, x in arrays.items()},
-        count=np.int32(-(-len(rows) // microbatch_rows)),
+        count=np.int32(len(layout.rungs)),
+        rung=_padded(layout.rungs, M) if rungs > 1 else None,
+        widths=widths if rungs > 1 else (),
     )
+
+
+def _padded(rungs: Sequence[int], M: int) -> np.ndarray:
+    return np.pad(np.asarray(rungs, np.int32), (0, M - len(rungs)))
 
 
 def _fill(arrays, r: int, where: slice, episode: Episode) -> None:

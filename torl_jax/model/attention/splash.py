@@ -35,9 +35,10 @@ def attend(q_BTNH, k_BTKH, v_BTKH, segments_BT) -> jax.Array:
         return jnp.pad(x, [(0, 0), (0, width - T)] + [(0, 0)] * (x.ndim - 2))
 
     mask = masks.MultiHeadMask([masks.CausalMask((width, width))] * N)
+    # One kernel backward: two would both make the scores and their gradient, 7 products for 5.
     sizes = kernel.BlockSizes(
         block_q=side, block_kv=side, block_q_dkv=side, block_kv_dkv=side,
-        block_q_dq=side, block_kv_dq=side,
+        use_fused_bwd_kernel=True,
     )  # fmt: skip
     # Typed as if it gave its residuals too, which it does when asked.
     run: Any = kernel.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)

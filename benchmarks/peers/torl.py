@@ -52,6 +52,23 @@ class Decoding:
         return self.run(round_, Settings.of(temperature=0.0))
 
 
+def texts(round_: int) -> TrainBatch:
+    """A round's sequences as one microbatch, every token a target."""
+    tokens = np.asarray(spec.texts(round_), np.int32)[None]
+    one = np.ones(tokens.shape, np.float32)
+    return TrainBatch(
+        tokens=tokens,
+        positions=np.broadcast_to(np.arange(spec.LENGTH, dtype=np.int32), tokens.shape),
+        segments=np.ones_like(tokens),
+        targets=np.roll(tokens, -1, axis=2),
+        mask=one,
+        weight=one,
+        episode=np.zeros_like(tokens),
+        sampler_logp=one,
+        count=np.int32(1),
+    )
+
+
 class Training:
     """Cross entropy of whole sequences, AdamW."""
 
@@ -65,22 +82,10 @@ class Training:
 
     def step(self, round_: int) -> int:
         """One update."""
-        tokens = np.asarray(spec.texts(round_), np.int32)[None]
-        one = np.ones(tokens.shape, np.float32)
-        batch = TrainBatch(
-            tokens=tokens,
-            positions=np.broadcast_to(np.arange(spec.LENGTH, dtype=np.int32), tokens.shape),
-            segments=np.ones_like(tokens),
-            targets=np.roll(tokens, -1, axis=2),
-            mask=one,
-            weight=one,
-            episode=np.zeros_like(tokens),
-            sampler_logp=one,
-            count=np.int32(1),
-        )
+        batch = texts(round_)
         self.state, stats = self.network.update(self.state, place(batch, self.mesh))
         jax.block_until_ready((self.state, stats))
-        return tokens.size
+        return batch.tokens.size
 
 
 def main() -> None:

@@ -85,6 +85,26 @@ def test_the_update_is_near_the_arithmetic():
     assert 1.0 < counted(UPDATE, 2).flops / run.model_flops(load(2)) < 1.7
 
 
+WIDE = {"vocab_size": 8192, "d_model": 512, "head_dim": 128, "d_mlp": 2048, "layers": 2}
+
+
+@pytest.mark.parametrize(("remat", "most"), [("none", 1.05), ("dots", 1.15), ("full", 1.38)])
+def test_little_is_computed_twice(remat, most):
+    """Products are nearly all; rows are no multiple of the head's chunks."""
+    sizes = {"row_tokens": 320, "microbatch_rows": 8, "head_chunk": 256, "remat": remat}
+    cfg = recipe(model={"overrides": SHAPE | WIDE}, learner=sizes)
+    run = run_of(cfg)
+    module = hlo.of(run.lower(UPDATE).compile())
+    ratio = cost.count(module, run.facts(UPDATE, load(1))).flops / run.model_flops(load(1))
+    assert 1.0 < ratio < most
+
+
+def test_short_rows_are_branches_of_the_update_and_whole_ones_are_planned_for():
+    run = run_of(recipe(learner={"rungs": 2}))
+    found = cost.count(hlo.of(run.lower(UPDATE).compile()), run.facts(UPDATE, load(3)))
+    assert found.flops == pytest.approx(counted(UPDATE, 3).flops, rel=0.01)
+
+
 def test_what_others_hold_is_what_is_no_argument():
     arguments = {name: program(name)[1].memory_analysis() for name in NAMES}
     arguments = {name: found.argument_size_in_bytes for name, found in arguments.items()}

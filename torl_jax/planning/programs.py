@@ -144,13 +144,15 @@ class Run:
     def model_flops(self, load: Load) -> float:
         """FLOPs a device of one update by arithmetic: 6 N a token, and causal attention.
 
-        Tokens are all places of the filled microbatches. Attention is 4 T H a head and token
-        forward, twice that backward, and half of it all where a token sees only the past.
+        Tokens are all places of the filled microbatches; N has no embedding that is only looked
+        up. Attention is 4 T H a head and token forward, twice that backward, and half of it all
+        where a token sees only the past.
         """
         cfg, c = self.cfg, self.shape
         tokens = load.microbatches * cfg.learner.microbatch_rows * cfg.learner.row_tokens
         attention = 6 * cfg.learner.row_tokens * c.heads * c.head_dim * c.layers
-        return tokens * (6 * c.parameter_count + attention) / self.training.devices.size
+        N = c.parameter_count - (0 if c.tied else c.vocab_size * c.d_model)
+        return tokens * (6 * N + attention) / self.training.devices.size
 
     def model_bytes(self, load: Load) -> float:
         """Bytes a device of one decode step by arithmetic: the weights and the live cache."""

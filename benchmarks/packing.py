@@ -89,42 +89,43 @@ def share(lengths: Sequence[int], row_tokens: int, rungs: int, rows: int) -> flo
     return sum(lengths) / packed(rungs)(lengths, row_tokens, rows).places
 
 
-def rows_of(name: str, problems: int, samples: int, row_tokens: int, rows: int, rungs: int):
-    """Lines of the table for one step: each way of packing it."""
-    ways: dict[str, Packer] = {
-        "padded to the limit": padded,
-        "padded to the longest": to_longest,
-        "padded to buckets": to_buckets,
-        "first-fit decreasing": packed(1),
-        f"the same, {rungs} row lengths": packed(rungs),
-    }
-    each = [lengths_of(problems, samples, seed) for seed in range(SEEDS)]
-    for i, (way, packer) in enumerate(ways.items()):
+WAYS: dict[str, Packer] = {
+    "padded to the limit": padded,
+    "padded to the longest": to_longest,
+    "padded to buckets": to_buckets,
+    "first-fit decreasing": packed(1),
+    "the same, 2 row lengths": packed(2),
+    "the same, 3 row lengths": packed(3),
+}
+
+
+def rows_of(step: str, each: Sequence[Sequence[int]], row_tokens: int, rows: int, rungs: int):
+    """Lines of the table: steps of these lengths, each way; `rungs`: of the recipe, 0 for none."""
+    for i, (way, packer) in enumerate(WAYS.items()):
         sent = [packer(lengths, row_tokens, rows) for lengths in each]
         found = [100 * sum(n) / s.places for n, s in zip(each, sent, strict=True)]
-        lengths = {length for one in sent for length in one.lengths}
+        own = ", as the recipe has it" if rungs and packer is list(WAYS.values())[2 + rungs] else ""
         yield [
-            "" if i else f"{name}: {problems} x {samples}, {rows} rows",
-            way,
+            "" if i else step,
+            way + own,
             report.spread([one.microbatches for one in sent]),
-            str(len(lengths)),
+            str(len({length for one in sent for length in one.lengths})),
             report.spread(found, 1),
         ]
 
 
 def body() -> str:
     """The whole section."""
-    small, large = torl_1p5b.get_config(), torl_7b.get_config()
-    T, rungs = small.learner.row_tokens, small.learner.rungs
-    table = []
-    for name, config in (("torl_1p5b", small), ("torl_7b", large)):
-        rl, learner = config.rl, config.learner
-        table += rows_of(
-            name, rl.problems_per_step, rl.group_size, learner.row_tokens,
-            learner.microbatch_rows, learner.rungs,
-        )  # fmt: skip
+    T, table = torl_1p5b.get_config().learner.row_tokens, []
+    for name, recipe in (("torl_1p5b", torl_1p5b), ("torl_7b", torl_7b)):
+        learner, rl = recipe.get_config().learner, recipe.get_config().rl
+        problems, samples, rows = rl.problems_per_step, rl.group_size, learner.microbatch_rows
+        each = [lengths_of(problems, samples, seed) for seed in range(SEEDS)]
+        step = f"{name}: {problems} x {samples}, {rows} rows"
+        table += rows_of(step, each, learner.row_tokens, rows, learner.rungs)
+    each = [lengths_of(8, 8, seed) for seed in range(SEEDS)]
     for rows in (16, 8, 4):
-        table += rows_of("small", 8, 8, T, rows, rungs)
+        table += rows_of(f"small: 8 x 8, {rows} rows", each, T, rows, 0)
     head = ["step", "packer", "microbatches", "row lengths compiled", "tokens, % of places"]
     return "\n\n".join([
         f"`{report.command(MODULE)}`: median (range) of {SEEDS} steps, each from its seed.",

@@ -67,7 +67,6 @@ def get_config(argument: str = "") -> Any:
     c.optimizer.weight_decay = 0.01
     c.optimizer.clip_norm = 1.0
     c.learner.row_tokens = 28 * 128  # 390 + 3,072 and what the kernels would pad
-    c.learner.rungs = 3  # the last microbatch may be shorter, or much of it is empty
     c.learner.microbatch_rows = 16  # a row a chip: what a layer makes of it fits on the chip
     c.sandbox.workers = 16
     c.sandbox.timeout = 10.0

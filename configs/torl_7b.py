@@ -21,6 +21,7 @@ def get_config(argument: str = "") -> Any:
     c.sampler.slots = 256
     c.sampler.tp = 4
     c.learner.microbatch_rows = 64
+    c.learner.rungs = 3  # 64 rows are much of a step: the last of them may be shorter
     c.run.steps = 560
     base.apply(c, argument, ARGUMENTS)
     return c

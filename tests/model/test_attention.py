@@ -6,6 +6,7 @@ stands in a vmap (splash attention) or, with newer releases, in flax's scan.
 """
 
 import dataclasses
+import re
 import warnings
 
 import jax
@@ -152,6 +153,14 @@ def test_splash_without_segments(interpreted):
         seam.packed(q, k, v, positions, None, name=name, mesh=None) for name in ("tpu", "xla")
     )
     close(got, wanted, jnp.float32)
+
+
+def test_splash_goes_back_in_one_kernel():
+    """Two would both make the scores anew; `planning/kernels.py` counts the one."""
+    q, k, v, _, segments = packed_inputs(4, 2, 64, jnp.float32)
+    gradient = jax.grad(lambda *x: splash.attend(*x, segments).sum(), argnums=(0, 1, 2))
+    names = re.findall(r"name=(splash_mha_\w+?)_", str(jax.make_jaxpr(gradient)(q, k, v)))
+    assert {*names} == {f"splash_mha_{part}" for part in ("fwd", "dkv")}
 
 
 def test_splash_on_a_mesh(interpreted):

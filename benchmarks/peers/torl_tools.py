@@ -132,8 +132,8 @@ class Tools:
         nothing_V = np.zeros(spec.VOCAB, bool)
         self.engine = Calling(
             Transformer(shape), slots=spec.BATCH, capacity=spec.PROMPT + response, segment=32,
-            extend_rows=8, end_V=nothing_V, stop_SV=np.zeros((1, spec.VOCAB), np.uint16), vocab=CALL,
-            ladder=(16, spec.PROMPT),
+            extend_rows=8, end_V=nothing_V, stop_SV=np.zeros((1, spec.VOCAB), np.uint16),
+            vocab=CALL, ladder=(16, spec.PROMPT),
         )  # fmt: skip
         self.rollout = Rollout(
             self.engine, Words(), Markup(), Answering(), max_prompt=spec.PROMPT,

@@ -1,6 +1,6 @@
 """Our model of the shape of `spec`, and a tokenizer whose texts are numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.peers import spec
@@ -31,6 +31,6 @@ class Ids:
         """As `spec.text`."""
         return spec.text(tokens)
 
-    def bytes_of(self, token: int) -> bytes:
-        """One number's, and the space behind it."""
-        return f"{token} ".encode()
+    def pieces(self, tokens: Iterable[int]) -> list[bytes]:
+        """Each number's bytes, and the space behind it."""
+        return [f"{token} ".encode() for token in tokens]

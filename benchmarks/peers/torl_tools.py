@@ -7,7 +7,7 @@ call; all that follows is the rollout's own. Tools answer at once.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
 import jax
@@ -38,9 +38,9 @@ SETTINGS = {
 class Words(Ids):
     """Numbers, and the call."""
 
-    def bytes_of(self, token: int) -> bytes:
+    def pieces(self, tokens: Iterable[int]) -> list[bytes]:
         """As `Ids`, the call by its name."""
-        return CALLED.encode() if token == CALL else super().bytes_of(token)
+        return [CALLED.encode() if t == CALL else f"{t} ".encode() for t in tokens]
 
 
 class Calling(Engine):

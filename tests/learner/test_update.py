@@ -201,6 +201,7 @@ class Lookup(nn.Module):
     """The smallest model: its hidden states are the embeddings."""
 
     mesh: None = None
+    remat: str = "full"
 
     @nn.compact
     def __call__(self, tokens_BT, positions_BT, segments_BT):

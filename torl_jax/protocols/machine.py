@@ -15,7 +15,7 @@ from torl_jax.stops import DONE
 
 def table(tokenizer: Tokenizer, stages: Sequence[Stage], rows: int = 0) -> np.ndarray:
     """uint16 [S, V] as `torl_jax/stops.py` says; V is the larger of the vocabulary and `rows`."""
-    spelled = [tokenizer.bytes_of(token) for token in range(len(tokenizer))]
+    spelled = tokenizer.pieces(range(len(tokenizer)))
     length_V = np.fromiter(map(len, spelled), np.int64, len(spelled))
     # Long tokens first: those that have a byte at some place are then the first so many.
     order_V = np.argsort(-length_V, kind="stable")

@@ -42,7 +42,7 @@ from torl_jax.sampler.sampling import Settings
 ROOT = Path(__file__).parent.parent
 ROWS, STEPS = 32, 16
 CAPACITIES = (1024, 4096)
-FILLS = (64, 256, 512, 1000, 2048, 3072, 4064)
+FILLS = (64, 256, 512, 900, 2048, 3072, 3900)
 SLOTS, SEGMENT, GROUP, PROMPT, NEW = 256, 32, 16, 64, 256
 SAMPLES = 16
 SEGMENTS = (8, 16, 32)
@@ -112,6 +112,33 @@ def floor(rounds: int) -> list[float]:
         jax.block_until_ready(products(params, x_BD, 64))
         out.append(1e3 * (time.perf_counter() - begin) / 64)
     return out
+
+
+def bandwidth(rounds: int) -> list[float]:
+    """Gigabytes a second that are read and written, by all processors together."""
+    add = jax.jit(lambda x: x + 1)
+    big = jax.block_until_ready(add(jnp.zeros(1 << 26, jnp.float32)))
+    out = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        jax.block_until_ready(add(big))
+        out.append(2 * big.nbytes / 1e9 / (time.perf_counter() - begin))
+    return out
+
+
+def limit(rounds: int) -> str:
+    """What a step of the sampling above cannot go below on this machine, in words."""
+    bare, rate = floor(rounds), bandwidth(rounds)
+    fill = spec.PROMPT + spec.NEW // 2
+    cache = 4 * fill * ROWS * 2 * SHAPE.layers * SHAPE.kv_heads * SHAPE.head_dim  # bytes
+    least = statistics.median(bare) + 1e3 * cache / 1e9 / statistics.median(rate)
+    return (
+        "The products with weights of such a step alone, in a loop without attention, cache or "
+        f"sampling, take {report.spread(bare, 2)} ms. Memory moves at {report.spread(rate, 1)} "
+        f"GB/s, so reading once what rows hold on average in the sampling above ({fill} tokens, "
+        f"{cache / 1e6:.0f} MB) takes {1e3 * cache / 1e9 / statistics.median(rate):.2f} ms. "
+        f"Together {least:.2f} ms a step: {1e3 * ROWS / least:,.0f} tokens a second at the most."
+    )
 
 
 def fill_table(times: dict[int, dict[int, list[float]]]) -> str:
@@ -234,17 +261,18 @@ def _percent(shares: list[float]) -> str:
 def picture(
     times: dict[int, dict[int, list[float]]], spans: list[tuple[float, float]], path: Path
 ) -> None:
-    """Left a step's time against fill; right, some segments: when the device works."""
+    """Left a step's time against fill; right, when the device works."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for (capacity, found), colour in zip(times.items(), (report.ORANGE, report.BLUE), strict=True):
         middle = [statistics.median(values) for values in found.values()]
         left.plot(list(found), middle, "o-", color=colour, label=f"capacity {capacity}")
     left.set(xlabel="tokens that each of 32 rows holds", ylabel="ms a decode step", ylim=(0, None))
     left.legend(frameon=False)
-    some = spans[len(spans) // 2 :][:12]
-    bars = [(begin - some[0][0], end - begin) for begin, end in some]
+    middle = spans[len(spans) // 2][1]  # where a segment ends
+    bars = [(1e3 * (begin - middle), 1e3 * (end - begin)) for begin, end in spans]
     right.broken_barh(bars, (0, 1), color=report.BLUE)
-    right.set(xlabel="seconds", yticks=[0.5], yticklabels=["device"], ylim=(-0.5, 1.5))
+    right.set(xlabel="ms around a segment's end", xlim=(-40, 60), ylim=(-0.5, 1.5))
+    right.set(yticks=[0.5], yticklabels=["device"])
     right.set_title(f"{SLOTS} slots: white is the host's", fontsize=9)
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
@@ -260,7 +288,7 @@ def main() -> int:
     matplotlib.use("Agg")
     load = os.getloadavg()[0]
     times = {capacity: step_times(capacity, args.rounds) for capacity in CAPACITIES}
-    bare = floor(args.rounds)
+    least = limit(args.rounds)
     waiting, spans = idle(args.rounds)
     counted = [counters(recipe, segment) for recipe in RECIPES for segment in SEGMENTS]
     head = [
@@ -272,9 +300,7 @@ def main() -> int:
         f"{report.conditions(load, 'jax')}",
         f"{ROWS} rows, the model of the section above:",
         fill_table(times),
-        "The products with weights of such a step alone, in a loop without attention, cache or "
-        f"sampling, take {report.spread(bare, 2)} ms: {1e3 * ROWS / statistics.median(bare):,.0f} "
-        "tokens a second at the most.",
+        least,
         f"{SLOTS} slots, {SEGMENT} steps a segment, {NEW} tokens a row, {2 * SLOTS} episodes:",
         waiting,
         f"Rollouts of 64 problems, {SAMPLES} samples of each, untrained bases:",

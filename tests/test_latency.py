@@ -58,6 +58,19 @@ def test_fewer_rows_where_fewer_live():
     assert two.seconds == pytest.approx(1.0 + 1.5)
 
 
+def test_long_rows_make_steps_slow():
+    costs = Costs({4: 0.1}, 0.0, 0.0, 8, held={4: 0.01})
+    alone = simulate.ours([Script((10,), ())], 4, 10, 1.0, costs)
+    assert alone.seconds == pytest.approx(10 * (0.1 + 0.01 * 5))
+    # Whoever writes beside a long row pays for it; in a batch of its own it does not.
+    both = [Script((30,), ()), *[Script((10,), ())] * 3]
+    assert simulate.ours(both, 4, 10, 1.0, costs).seconds == pytest.approx(3.0 + 0.01 * 450)
+    again = [Script((10, 10), ("quick",))]
+    for schedule in simulate.SCHEDULES.values():
+        clock = schedule(again, 4, 10, 0.0, costs)
+        assert clock.seconds == pytest.approx(2.0 + 0.01 * (50 + 150))
+
+
 @pytest.fixture(scope="module")
 def engine():
     each = [Script((9,), ()), Script((3, 20), ("quick",)), Script((30, 1, 4), ("slow", "quick"))]

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import report
 from benchmarks.latency import schedules, simulate
-from benchmarks.latency.scripted import Scripted
+from benchmarks.latency.scripted import PROMPT, Scripted
 from benchmarks.latency.simulate import Clock, Costs
 from benchmarks.latency.workload import CAP, KINDS, MEAN, Script, scripts
 
@@ -31,21 +31,23 @@ CALLS = 2
 
 
 class Timed(Scripted):
-    """Notes what each segment took: rows, steps, texts read, seconds."""
+    """Notes what each segment took: rows, steps, tokens of its longest row, texts read, seconds."""
 
     def begin(self) -> None:
         """As `Scripted`, with nothing noted."""
         super().begin()
-        self.notes: list[tuple[int, int, int, float]] = []
+        self.notes: list[tuple[int, int, float, int, float]] = []
         self.texts = 0
 
     def decode(self):
         """As `Scripted`."""
+        longest = max(len(slot.tokens) for slot in self.table.slots if slot.live) - PROMPT
         self.texts, before, begin = 0, self.tally.slot_steps, time.perf_counter()
         chunks = super().decode()
         rows = self.rows
         steps = (self.tally.slot_steps - before) // rows
-        self.notes.append((rows, steps, self.texts, time.perf_counter() - begin))
+        seconds = time.perf_counter() - begin
+        self.notes.append((rows, steps, longest + steps / 2, self.texts, seconds))
         return chunks
 
     def _segment(self, batch):
@@ -59,17 +61,19 @@ class Timed(Scripted):
 
 def costs(engine: Timed, seconds: float) -> Costs:
     """What the run that has just ended says; least squares for each number of rows."""
-    step, read = {}, []
+    step, held, read = {}, {}, []
     for rows in engine.batch_sizes:
         noted = np.asarray([note[1:] for note in engine.notes if note[0] == rows])
         if len(noted) < 3:
             continue
-        (each, reading), *_ = np.linalg.lstsq(noted[:, :2], noted[:, 2], rcond=None)
-        step[rows] = float(each)
-        read += [float(reading)] * int(noted[:, 1].sum())
-    outside = seconds - sum(note[3] for note in engine.notes)
-    texts = statistics.mean(read) if read else 0.0
-    return Costs(step, outside / len(engine.notes), max(texts, 0.0), engine.extend_rows)
+        steps, longest, texts, took = noted.T
+        known = np.stack([steps, steps * longest, texts], axis=1)
+        (each, more, reading), *_ = np.linalg.lstsq(known, took, rcond=None)
+        step[rows], held[rows] = float(each), float(more)
+        read += [float(reading)] * int(texts.sum())
+    outside = seconds - sum(note[-1] for note in engine.notes)
+    texts = max(statistics.mean(read), 0.0) if read else 0.0
+    return Costs(step, outside / len(engine.notes), texts, engine.extend_rows, held)
 
 
 def measured(each: Sequence[Script], name: str, pace: float, rounds: int) -> tuple[list, Timed]:
@@ -89,7 +93,8 @@ def small(rounds: int) -> tuple[list[list[str]], float]:
     free = scripts(EPISODES, 0, 0)
     quiet, engine = measured(free, "torl_jax", 0.0, 2)
     found = costs(engine, quiet[-1])
-    pace = found.step[SLOTS] / STEP
+    took = sum(note[-1] for note in engine.notes if note[0] == SLOTS)
+    pace = took / sum(note[1] for note in engine.notes if note[0] == SLOTS) / STEP
     out, worst = [], 0.0
     for name, schedule in simulate.SCHEDULES.items():
         base: list[float] = []

@@ -14,13 +14,15 @@ from benchmarks.latency.workload import KINDS, Script
 @dataclasses.dataclass(frozen=True)
 class Costs:
     """Seconds. step: of one decode step by rows decoded; segment: beside its steps; read: of
-    one call of `extend`, which takes `rows` texts.
+    one call of `extend`, which takes `rows` texts; held: what a step takes more for each token
+    that the longest of its rows has written, by rows decoded (plain attention reads so far).
     """
 
     step: Mapping[int, float]
     segment: float
     read: float
     rows: int
+    held: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -34,18 +36,33 @@ class Clock:
         """So many texts are read."""
         self.seconds += -(-texts // costs.rows) * costs.read
 
-    def decode(self, left: list[int], segment: int, costs: Costs) -> list[int]:
-        """One segment of rows that have `left` tokens to write in this turn; what is left then."""
+    def decode(self, left: list[int], written: int, segment: int, costs: Costs) -> list[int]:
+        """One segment of rows that have `left` tokens to write in this turn; what is left then.
+
+        The longest of them has `written` so many.
+        """
         rows = min(size for size in costs.step if size >= len(left))
         steps = min(segment, max(left))
-        self.seconds += costs.segment + steps * costs.step[rows]
+        held = costs.held.get(rows, 0.0) * (written + steps / 2)
+        self.seconds += costs.segment + steps * (costs.step[rows] + held)
         self.slot_steps += steps * rows
         return [max(n - steps, 0) for n in left]
 
 
-def ours(scripts: Sequence[Script], slots: int, segment: int, pace: float, costs: Costs) -> Clock:
-    """Refilled slots; a call is carried out while others write."""
+def ours(
+    scripts: Sequence[Script],
+    slots: int,
+    segment: int,
+    pace: float,
+    costs: Costs,
+    before: Sequence[int] = (),
+) -> Clock:
+    """Refilled slots; a call is carried out while others write.
+
+    `before`: tokens that each episode has from elsewhere.
+    """
     clock, waiting = Clock(), collections.deque(range(len(scripts)))
+    written = list(before) or [0] * len(scripts)
     turn = [0] * len(scripts)
     live: dict[int, int] = {}  # episode -> tokens left in its turn
     called: list[tuple[float, int]] = []  # when it is answered, episode
@@ -68,9 +85,10 @@ def ours(scripts: Sequence[Script], slots: int, segment: int, pace: float, costs
         clock.read(answered, costs)
         if not live:
             continue
-        for k, left in zip(
-            list(live), clock.decode(list(live.values()), segment, costs), strict=True
-        ):
+        longest = max(written[k] for k in live)
+        rest = clock.decode(list(live.values()), longest, segment, costs)
+        for k, left in zip(list(live), rest, strict=True):
+            written[k] += live[k] - left
             live[k] = left
             if left:
                 continue
@@ -99,7 +117,10 @@ def rounds(scripts: Sequence[Script], slots: int, segment: int, pace: float, cos
     total = Clock()
     for n in range(max(len(script.turns) for script in scripts)):
         active = [script for script in scripts if len(script.turns) > n]
-        part = ours([Script((s.turns[n],), ()) for s in active], slots, segment, pace, costs)
+        texts, before = (
+            [Script((s.turns[n],), ()) for s in active], [sum(s.turns[:n]) for s in active]
+        )  # fmt: skip
+        part = ours(texts, slots, segment, pace, costs, before)
         waits = [KINDS[s.calls[n]][1] * pace for s in active if len(s.calls) > n]
         seconds = part.seconds + max(waits, default=0.0)
         total = Clock(total.seconds + seconds, total.slot_steps + part.slot_steps)

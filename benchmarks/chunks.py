@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -120,9 +119,9 @@ def body(rounds: int, times: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog=MODULE, description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--times", type=int, default=3, help="calls a round and side")
-    parser.add_argument("--out", type=Path, help="a file whose section is written")
+    parser.add_argument("--rounds", type=report.count, default=5)
+    parser.add_argument("--times", type=report.count, default=3, help="calls a round and side")
+    parser.add_argument("--out", type=report.holding("chunks"), help="a file with this section")
     args = parser.parse_args()
     text = body(args.rounds, args.times)
     if args.out is None:

@@ -282,8 +282,12 @@ def picture(
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog=MODULE, description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="a file whose section is written, with a picture")
+    parser.add_argument("--rounds", type=report.count, default=5)
+    parser.add_argument(
+        "--out",
+        type=report.holding("engine"),
+        help="a file with this section",
+    )
     args = parser.parse_args()
     matplotlib.use("Agg")
     load = os.getloadavg()[0]

@@ -89,8 +89,8 @@ def body(rounds: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog=MODULE, description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="a file whose section is written")
+    parser.add_argument("--rounds", type=report.count, default=5)
+    parser.add_argument("--out", type=report.holding("first-step"), help="a file with this section")
     args = parser.parse_args()
     try:
         text = body(args.rounds)

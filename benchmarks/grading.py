@@ -28,6 +28,8 @@ from benchmarks.report import (
     ReportError,
     command,
     conditions,
+    count,
+    holding,
     spread,
     table,
     write_section,
@@ -115,10 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(prog=MODULE, description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--problems", type=Path, default=PROBLEMS)
-    parser.add_argument("--count", type=int, default=2000, help="problems that are drawn")
+    parser.add_argument("--count", type=count, default=2000, help="problems that are drawn")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="a file whose section is written")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--out", type=holding("grading"), help="a file with this section")
     args = parser.parse_args(arguments)
     load = os.getloadavg()[0]
     try:

@@ -12,7 +12,6 @@ import math
 import random
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from benchmarks import report
 from benchmarks.latency.workload import CAP, MEAN, SIGMA, scripts
@@ -140,7 +139,7 @@ def body() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog=MODULE, description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, help="a file whose section is written")
+    parser.add_argument("--out", type=report.holding("packing"), help="a file with this section")
     args = parser.parse_args()
     text = body()
     if args.out is None:

@@ -151,7 +151,7 @@ KINDS = ("rollout", "tool", "update", "wait")
 def main() -> int:
     parser = argparse.ArgumentParser(prog=MODULE, description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="a file whose section is written")
+    parser.add_argument("--out", type=Path, help="a file with this section")
     parser.add_argument("--keep", type=Path, help="a new folder in which the runs are left")
     args = parser.parse_args()
     load = os.getloadavg()[0]

@@ -11,7 +11,6 @@ import dataclasses
 import importlib.metadata
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks import report
 from configs import torl_1p5b, torl_7b
@@ -115,7 +114,7 @@ def body(chosen: Sequence[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog=MODULE, description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--cases", nargs="+", default=CASES, help="RECIPE@TOPOLOGY")
-    parser.add_argument("--out", type=Path, help="a file whose section is written")
+    parser.add_argument("--out", type=report.holding("remat"), help="a file with this section")
     args = parser.parse_args()
     try:
         text = body(args.cases)

@@ -1,5 +1,6 @@
 """What every section of docs/benchmarks.md needs: the machine, tables, quantiles, markers."""
 
+import argparse
 import importlib.metadata
 import math
 import os
@@ -8,7 +9,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Okabe and Ito's palette: told apart with any of the usual colour deficiencies.
@@ -89,6 +90,26 @@ def replace_section(text: str, name: str, body: str) -> str:
     head, _, rest = text.partition(start)
     tail = rest.partition(end)[2]
     return f"{head}{start}\n\n{body.strip()}\n\n{end}{tail}"
+
+
+def holding(name: str) -> Callable[[str], Path]:
+    """For argparse: a file that has the section of this name, known before anything is measured."""
+
+    def path(text: str) -> Path:
+        try:
+            replace_section(Path(text).read_text("utf-8"), name, "")
+        except (ReportError, OSError) as error:
+            raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+        return Path(text)
+
+    return path
+
+
+def count(text: str) -> int:
+    """For argparse: a number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} found, expected a number of 1 or more")
+    return int(text)
 
 
 def write_section(path: Path, name: str, body: str) -> None:

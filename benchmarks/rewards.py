@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--out", type=Path, help="a file whose section is written")
+    parser.add_argument("--out", type=Path, help="a file with this section")
     args = parser.parse_args(arguments)
     load = os.getloadavg()[0]
     try:

@@ -204,10 +204,14 @@ def settings(sides: Mapping[str, Side]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog=MODULE, description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=report.count, default=5)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--out", type=Path, help="a file whose section is written, with a picture")
+    parser.add_argument(
+        "--out",
+        type=report.holding("peers"),
+        help="a file with this section",
+    )
     args = parser.parse_args()
     matplotlib.use("Agg")
     load = os.getloadavg()[0]

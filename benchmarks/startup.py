@@ -22,7 +22,16 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.report import ReportError, command, conditions, spread, table, write_section
+from benchmarks.report import (
+    ReportError,
+    command,
+    conditions,
+    count,
+    holding,
+    spread,
+    table,
+    write_section,
+)
 
 MODULE = "benchmarks.startup"
 IMPORTS = ("jax, flax, optax", "torl_jax", "torl_jax.trainer", "torl_jax.train")
@@ -163,10 +172,12 @@ def _mb(size: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, or 1 with one line on stderr."""
+    """Returns the exit code: 0, or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(prog=MODULE, description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=5, help="of each import (%(default)s)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="a file whose section is written")
+    parser.add_argument("--rounds", type=count, default=5, help="of each import (%(default)s)")
+    parser.add_argument(
+        "--out", type=holding("startup"), metavar="FILE", help="a file with this section"
+    )
     args = parser.parse_args(arguments)
     load = os.getloadavg()[0]
     try:
@@ -177,8 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.out is not None:
             write_section(args.out, "startup", body)
     except (ReportError, OSError) as error:
-        print(f"{MODULE}: {error}", file=sys.stderr)
-        return 1
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

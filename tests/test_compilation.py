@@ -70,6 +70,17 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_alone(tmp_path):
     assert said.count("compiled programs are not kept: ") == 1
 
 
+def test_who_has_no_home_starts_all_the_same(monkeypatch, capsys):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(compilation.Path, "home", unknown)
+    compilation.keep()
+    said = capsys.readouterr().err
+    assert said == "compiled programs are not kept: Could not determine home directory.\n"
+
+
 @pytest.mark.parametrize("part", ["flags", "model name"])
 def test_another_processor_has_another_folder(part, monkeypatch):
     facts = {"flags": "flags : fma avx2", "model name": "model name : A"}

@@ -18,7 +18,10 @@ SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
 class Counter:
-    """Compilations and their seconds since this counter was made, process-wide."""
+    """Compilations and their seconds since this counter was made, process-wide.
+
+    What is read from where programs are kept counts too: the loop has waited for it.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -36,11 +39,15 @@ def keep() -> None:
 
     A folder that cannot be written is told on stderr, and nothing is kept.
     """
+    if not jax.config.values["jax_enable_compilation_cache"]:
+        return
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        place = folder()
         try:
+            place = folder()
             place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise PermissionError(f"{place} cannot be written")
+        except (OSError, RuntimeError) as error:  # the second: no home is known
             print(f"compiled programs are not kept: {error}", file=sys.stderr)
             return
         jax.config.update("jax_compilation_cache_dir", str(place))

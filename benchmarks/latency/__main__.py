@@ -14,7 +14,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -156,8 +155,8 @@ def body(rounds: int) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog=MODULE, description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="a file whose section is written")
+    parser.add_argument("--rounds", type=report.count, default=5)
+    parser.add_argument("--out", type=report.holding("latency"), help="a file with this section")
     args = parser.parse_args()
     text = body(args.rounds)
     if args.out is None:

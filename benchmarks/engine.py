@@ -114,33 +114,6 @@ def floor(rounds: int) -> list[float]:
     return out
 
 
-def bandwidth(rounds: int) -> list[float]:
-    """Gigabytes a second that are read and written, by all processors together."""
-    add = jax.jit(lambda x: x + 1)
-    big = jax.block_until_ready(add(jnp.zeros(1 << 26, jnp.float32)))
-    out = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        jax.block_until_ready(add(big))
-        out.append(2 * big.nbytes / 1e9 / (time.perf_counter() - begin))
-    return out
-
-
-def limit(rounds: int) -> str:
-    """What a step of the sampling above cannot go below on this machine, in words."""
-    bare, rate = floor(rounds), bandwidth(rounds)
-    fill = spec.PROMPT + spec.NEW // 2
-    cache = 4 * fill * ROWS * 2 * SHAPE.layers * SHAPE.kv_heads * SHAPE.head_dim  # bytes
-    least = statistics.median(bare) + 1e3 * cache / 1e9 / statistics.median(rate)
-    return (
-        "The products with weights of such a step alone, in a loop without attention, cache or "
-        f"sampling, take {report.spread(bare, 2)} ms. Memory moves at {report.spread(rate, 1)} "
-        f"GB/s, so reading once what rows hold on average in the sampling above ({fill} tokens, "
-        f"{cache / 1e6:.0f} MB) takes {1e3 * cache / 1e9 / statistics.median(rate):.2f} ms. "
-        f"Together {least:.2f} ms a step: {1e3 * ROWS / least:,.0f} tokens a second at the most."
-    )
-
-
 def fill_table(times: dict[int, dict[int, list[float]]]) -> str:
     """Milliseconds a step, a column for each capacity."""
     rows = [
@@ -292,7 +265,7 @@ def main() -> int:
     matplotlib.use("Agg")
     load = os.getloadavg()[0]
     times = {capacity: step_times(capacity, args.rounds) for capacity in CAPACITIES}
-    least = limit(args.rounds)
+    bare = floor(args.rounds)
     waiting, spans = idle(args.rounds)
     counted = [counters(recipe, segment) for recipe in RECIPES for segment in SEGMENTS]
     head = [
@@ -304,7 +277,9 @@ def main() -> int:
         f"{report.conditions(load, 'jax')}",
         f"{ROWS} rows, the model of the section above:",
         fill_table(times),
-        least,
+        "The products with weights of such a step alone, in a loop without attention, cache or "
+        f"sampling, take {report.spread(bare, 2)} ms: {1e3 * ROWS / statistics.median(bare):,.0f} "
+        "tokens a second at the most.",
         f"{SLOTS} slots, {SEGMENT} steps a segment, {NEW} tokens a row, {2 * SLOTS} episodes:",
         waiting,
         f"Rollouts of 64 problems, {SAMPLES} samples of each, untrained bases:",

@@ -9,16 +9,25 @@ from concurrent.futures import Future
 
 import pytest
 
-from benchmarks.latency import schedules, simulate
-from benchmarks.latency.scripted import ANSWER, PROMPT, Scripted, problems
-from benchmarks.latency.simulate import Costs
-from benchmarks.latency.workload import CAP, KINDS, MEAN, Script, scripts
+from benchmarks.latency import probe, schedules, simulate
+from benchmarks.latency.scripted import Scripted, problems
+from benchmarks.latency.simulate import Costs, Curve
+from benchmarks.latency.workload import ANSWER, CAP, KINDS, MEAN, PROMPT, Script, scripts
 from torl_jax.crew import Crew
 from torl_jax.rewards.answer import Grade
 from torl_jax.rewards.outcome import Answers
 
 PATIENCE = 30.0  # seconds; only a rollout that waits for its grades waits so long
-EVEN = Costs(step={4: 0.1}, segment=0.0, read=0.0, rows=8)
+
+
+def costs(read: float = 0.0, **step: Curve) -> Costs:
+    """step: `rows4` for steps of 4 rows."""
+    curves = {int(name.removeprefix("rows")): curve for name, curve in step.items()}
+    return Costs(curves, read, rows=2, width=64)
+
+
+FLAT: Curve = ((0,), (0.1,))
+EVEN = costs(rows4=FLAT)
 
 
 def test_lengths_do_not_hang_on_how_many_calls_there_are():
@@ -52,23 +61,33 @@ def test_rounds_wait_for_the_slowest_and_ours_does_not():
 
 def test_fewer_rows_where_fewer_live():
     uneven = [Script((10,), ()), Script((40,), ())]
-    one = simulate.ours(uneven, 4, 10, 1.0, Costs({4: 0.1}, 0.0, 0.0, 8))
-    two = simulate.ours(uneven, 4, 10, 1.0, Costs({1: 0.05, 4: 0.1}, 0.0, 0.0, 8))
+    one = simulate.ours(uneven, 4, 10, 1.0, EVEN)
+    two = simulate.ours(uneven, 4, 10, 1.0, costs(rows1=((0,), (0.05,)), rows4=FLAT))
     assert (one.slot_steps, two.slot_steps) == (160, 10 * 4 + 30)
     assert two.seconds == pytest.approx(1.0 + 1.5)
 
 
 def test_long_rows_make_steps_slow():
-    costs = Costs({4: 0.1}, 0.0, 0.0, 8, held={4: 0.01})
-    alone = simulate.ours([Script((10,), ())], 4, 10, 1.0, costs)
+    slow = costs(rows4=((0, 1000), (0.1, 10.1)))
+    alone = simulate.ours([Script((10,), ())], 4, 10, 1.0, slow)
     assert alone.seconds == pytest.approx(10 * (0.1 + 0.01 * 5))
     # Whoever writes beside a long row pays for it; in a batch of its own it does not.
     both = [Script((30,), ()), *[Script((10,), ())] * 3]
-    assert simulate.ours(both, 4, 10, 1.0, costs).seconds == pytest.approx(3.0 + 0.01 * 450)
+    assert simulate.ours(both, 4, 10, 1.0, slow).seconds == pytest.approx(3.0 + 0.01 * 450)
     again = [Script((10, 10), ("quick",))]
     for schedule in simulate.SCHEDULES.values():
-        clock = schedule(again, 4, 10, 0.0, costs)
+        clock = schedule(again, 4, 10, 0.0, slow)
         assert clock.seconds == pytest.approx(2.0 + 0.01 * (50 + 150))
+
+
+def test_reading_takes_a_call_for_so_many_texts_of_so_many_tokens():
+    dear = costs(1.0, rows4=FLAT)
+    # Three prompts of 32 tokens are two calls of two texts.
+    assert simulate.ours([Script((10,), ())] * 3, 4, 10, 1.0, dear).seconds == pytest.approx(3.0)
+    # Read anew behind 100 tokens: 132 are three calls; an answer alone is one.
+    called = [Script((100, 10), ("quick",))]
+    assert simulate.ours(called, 4, 10, 0.0, dear).seconds == pytest.approx(1 + 10 + 1 + 1)
+    assert simulate.rounds(called, 4, 10, 0.0, dear).seconds == pytest.approx(1 + 10 + 3 + 1)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +107,17 @@ def test_the_engine_writes_what_the_script_says(engine, name):
         # call that stands before an answer was still to be read with it.
         answers = sum(len(script.calls) for script in engine.scripts)
         assert engine.tally.read_tokens <= 3 * (PROMPT - 1) + answers * ANSWER
+
+
+def test_what_steps_cost_is_measured_and_leaves_no_trace(engine):
+    found = probe.costs(engine)
+    assert sorted(found.step) == sorted(engine.batch_sizes) == [2]
+    written, seconds = found.step[2]
+    # Rows of a capacity of 128 are timed at their beginning alone.
+    assert len(written) == len(seconds) == 1 and min(*seconds, found.read) > 0
+    assert engine.free == 2 and engine.tally.decoded_tokens == 0
+    schedules.ours(engine, 0.01)
+    assert engine.tally.decoded_tokens == sum(script.tokens for script in engine.scripts)
 
 
 class Slow:

@@ -3,25 +3,27 @@
     python -m benchmarks.latency --out docs/benchmarks.md
 
 A small model writes what a script of recorded lengths says, and tools answer as late as they did,
-in proportion: a step here stands for a step of STEP seconds. What segments cost is taken from
-runs without calls; what runs with calls should take is then predicted, measured and compared, and
-the same prediction is made for a whole step of training, which no machine here could sample.
+in proportion: a step here stands for a step of STEP seconds. What a step costs, by rows and what
+they hold, is measured by itself; what runs should take is predicted from that, measured and
+compared, and the same prediction is made for a whole step of training, which no machine here could
+sample.
 """
 
 import argparse
+import collections
+import dataclasses
+import itertools
 import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from benchmarks import report
-from benchmarks.latency import schedules, simulate
-from benchmarks.latency.scripted import PROMPT, Scripted
+from benchmarks.latency import probe, schedules, simulate
+from benchmarks.latency.scripted import Scripted
 from benchmarks.latency.simulate import Clock, Costs
-from benchmarks.latency.workload import CAP, KINDS, MEAN, Script, scripts
+from benchmarks.latency.workload import CAP, KINDS, MEAN, scripts
 
 STEP = 0.025  # seconds of a decode step of the model that is stood for
 EPISODES, SLOTS, SEGMENT = 256, 32, 32  # measured
@@ -29,96 +31,76 @@ FULL, FULL_SLOTS, FULL_SEGMENT = 2048, 256, 32  # predicted
 CALLS = 2
 
 
-class Timed(Scripted):
-    """Notes what each segment took: rows, steps, tokens of its longest row, texts read, seconds."""
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One schedule, once: seconds that it took and should have taken, and what it decoded."""
 
-    def begin(self) -> None:
-        """As `Scripted`, with nothing noted."""
-        super().begin()
-        self.notes: list[tuple[int, int, float, int, float]] = []
-        self.texts = 0
-
-    def decode(self):
-        """As `Scripted`."""
-        longest = max(len(slot.tokens) for slot in self.table.slots if slot.live) - PROMPT
-        self.texts, before, begin = 0, self.tally.slot_steps, time.perf_counter()
-        chunks = super().decode()
-        rows = self.rows
-        steps = (self.tally.slot_steps - before) // rows
-        seconds = time.perf_counter() - begin
-        self.notes.append((rows, steps, longest + steps / 2, self.texts, seconds))
-        return chunks
-
-    def _segment(self, batch):
-        self.rows = len(batch)
-        return super()._segment(batch)
-
-    def _extend(self, group, step) -> None:
-        self.texts += 1
-        super()._extend(group, step)
+    seconds: float
+    predicted: float
+    use: float
+    read: int
 
 
-def costs(engine: Timed, seconds: float) -> Costs:
-    """What the run that has just ended says; least squares for each number of rows."""
-    step, held, read = {}, {}, []
-    for rows in engine.batch_sizes:
-        noted = np.asarray([note[1:] for note in engine.notes if note[0] == rows])
-        if len(noted) < 3:
-            continue
-        steps, longest, texts, took = noted.T
-        known = np.stack([steps, steps * longest, texts], axis=1)
-        (each, more, reading), *_ = np.linalg.lstsq(known, took, rcond=None)
-        step[rows], held[rows] = float(each), float(more)
-        read += [float(reading)] * int(texts.sum())
-    outside = seconds - sum(note[-1] for note in engine.notes)
-    texts = max(statistics.mean(read), 0.0) if read else 0.0
-    return Costs(step, outside / len(engine.notes), texts, engine.extend_rows, held)
+def small(rounds: int) -> dict[tuple[str, int], list[Run]]:
+    """Runs of each schedule and most calls, in turn: a machine's speed changes by the minute.
+
+    What a run should take follows from what decoding and reading cost just before it.
+    """
+    engines = {
+        calls: Scripted(scripts(EPISODES, calls, 0), slots=SLOTS, segment=SEGMENT, compact=True)
+        for calls in (0, CALLS)
+    }
+    for engine in engines.values():  # nothing is to compile later
+        probe.costs(engine)
+    pace = step_seconds(engines[0]) / STEP
+    runs = collections.defaultdict(list)
+    for turn in range(rounds):
+        for name, calls in itertools.product(schedules.SCHEDULES, engines):
+            engine = engines[calls]
+            found = probe.costs(engine)
+            guess = simulate.SCHEDULES[name](engine.scripts, SLOTS, SEGMENT, pace, found)
+            begin = time.perf_counter()
+            schedules.SCHEDULES[name](engine, pace)
+            seconds = time.perf_counter() - begin
+            tally = engine.tally
+            use = tally.decoded_tokens / tally.slot_steps
+            runs[name, calls].append(Run(seconds, guess.seconds, use, tally.read_tokens))
+            print(
+                f"{turn}: {name}, {calls} calls: {seconds:.1f} s, predicted {guess.seconds:.1f}",
+                flush=True,
+            )
+    return dict(runs)
 
 
-def measured(each: Sequence[Script], name: str, pace: float, rounds: int) -> tuple[list, Timed]:
-    """Seconds of some runs of one schedule, and the engine after the last."""
-    engine = Timed(each, slots=SLOTS, segment=SEGMENT, compact=True)
-    seconds = []
-    for _ in range(rounds):
-        engine.begin()
-        begin = time.perf_counter()
-        schedules.SCHEDULES[name](engine, pace)
-        seconds.append(time.perf_counter() - begin)
-    return seconds, engine
+def step_seconds(engine: Scripted) -> float:
+    """What a step of a run without calls takes."""
+    begin = time.perf_counter()
+    schedules.ours(engine, 0.0)
+    return (time.perf_counter() - begin) / (engine.tally.segments * SEGMENT)
 
 
-def small(rounds: int) -> tuple[list[list[str]], float]:
+def measured(runs: Mapping[tuple[str, int], Sequence[Run]]) -> tuple[list[list[str]], float]:
     """Rows of the table of what was measured, and how far off the worst prediction is."""
-    free = scripts(EPISODES, 0, 0)
-    quiet, engine = measured(free, "torl_jax", 0.0, 2)
-    found = costs(engine, quiet[-1])
-    took = sum(note[-1] for note in engine.notes if note[0] == SLOTS)
-    pace = took / sum(note[1] for note in engine.notes if note[0] == SLOTS) / STEP
     out, worst = [], 0.0
-    for name, schedule in simulate.SCHEDULES.items():
-        base: list[float] = []
-        for calls in (0, CALLS):
-            each = scripts(EPISODES, calls, 0)
-            seconds, engine = measured(each, name, pace, rounds)
-            base = base or seconds
-            guess = schedule(each, SLOTS, SEGMENT, pace, found)
-            off = guess.seconds / statistics.median(seconds) - 1
-            worst = max(worst, abs(off))
-            use = engine.tally.decoded_tokens / engine.tally.slot_steps
-            penalty = [b / a for a, b in zip(base, seconds, strict=True)]
-            out.append([
-                name if not calls else "", str(calls), report.spread(seconds, 1),
-                report.spread(penalty, 2), f"{use:.0%}", f"{guess.seconds:.1f} ({off:+.0%})",
-                f"{engine.tally.read_tokens:,}",
-            ])  # fmt: skip
-            print(f"{name}, {calls} calls: {out[-1][2]} s, predicted {out[-1][5]}", flush=True)
+    for (name, calls), each in runs.items():
+        base = [run.seconds for run in runs[name, 0]]
+        seconds = [run.seconds for run in each]
+        penalty = [b / a for a, b in zip(base, seconds, strict=True)]
+        off = statistics.median(run.predicted / run.seconds for run in each) - 1
+        worst = max(worst, abs(off))
+        guess = statistics.median(run.predicted for run in each)
+        out.append([
+            name if not calls else "", str(calls), report.spread(seconds, 1),
+            report.spread(penalty, 2), f"{each[-1].use:.0%}", f"{guess:.1f} ({off:+.0%})",
+            f"{each[-1].read:,}",
+        ])  # fmt: skip
     return out, worst
 
 
 def whole() -> list[list[str]]:
     """Rows of the table of a whole training step's rollout, on a clock."""
     sizes = [FULL_SLOTS >> k for k in range(4)]
-    flat = Costs(dict.fromkeys(sizes, STEP), 0.002, STEP, 16)
+    flat = Costs(dict.fromkeys(sizes, ((0,), (STEP,))), STEP, rows=16, width=1024, segment=0.002)
     out = []
     for name, schedule in simulate.SCHEDULES.items():
         base = 0.0
@@ -137,14 +119,15 @@ def whole() -> list[list[str]]:
 def body(rounds: int) -> str:
     """The whole section."""
     load = os.getloadavg()[0]
-    rows, worst = small(rounds)
+    rows, worst = measured(small(rounds))
     mix = ", ".join(f"{share:.0%} {seconds:g} s" for share, seconds in KINDS.values())
     head = ["schedule", "calls, at most", "seconds", "over no calls", "use", "predicted", "read"]
     return "\n\n".join([
-        f"`{report.command(MODULE)}`, {rounds} rounds: median (range). "
+        f"`{report.command(MODULE)}`, {rounds} rounds in turn: median (range). "
         f"{report.conditions(load, 'jax')}",
         f"Responses lognormal, mean {MEAN}, at most {CAP} tokens; tools {mix}. Measured: "
-        f"{EPISODES} episodes over {SLOTS} slots. Worst prediction {worst:.0%} off.",
+        f"{EPISODES} episodes over {SLOTS} slots. What a run should take follows from "
+        f"what steps and reading cost just before it; worst prediction {worst:.0%} off.",
         report.table(head, rows),
         f"On a clock: {FULL:,} episodes over {FULL_SLOTS} slots, {STEP * 1000:g} ms a step "
         "whatever the rows, segments of "

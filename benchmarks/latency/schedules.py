@@ -7,14 +7,13 @@ from collections.abc import Callable
 from benchmarks.latency.scripted import (
     CALLS,
     EOS,
-    PROMPT,
     Delays,
     Markup,
     Scripted,
     Words,
     problems,
 )  # fmt: skip
-from benchmarks.latency.workload import KINDS
+from benchmarks.latency.workload import KINDS, PROMPT
 from torl_jax.rollout import Rollout
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 import jax
 import numpy as np
 
-from benchmarks.latency.workload import KINDS, Script
+from benchmarks.latency.workload import ANSWER, KINDS, PROMPT, Script
 from torl_jax.episode import Call, End, Observation, Problem
 from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
@@ -27,7 +27,6 @@ EOS = VOCAB - 1
 CALLS = {kind: VOCAB - 2 - i for i, kind in enumerate(KINDS)}
 SPELLED = {token: f"<{kind}>" for kind, token in CALLS.items()} | {EOS: "<end>"}
 DONE = Observation("done", passed=True, status="ok")
-PROMPT, ANSWER = 32, 10  # tokens of a prompt, and of what a tool says
 SHAPE = ModelConfig(
     vocab_size=VOCAB, d_model=64, layers=2, heads=2, kv_heads=1, head_dim=32, d_mlp=128, tied=True
 )
@@ -136,6 +135,11 @@ class Scripted(Engine):
         self.turn = [0] * len(self.scripts)
         self.left = [script.turns[0] for script in self.scripts]
         self.reset_tally()
+
+    def read(self) -> None:
+        """Reads what is unread and waits until it is read."""
+        self._read()
+        jax.block_until_ready(self.cache)
 
     def decode(self) -> list[Chunk]:
         """As `Engine`, with a turn's last token replaced by the script's."""

@@ -8,21 +8,26 @@ import dataclasses
 import heapq
 from collections.abc import Mapping, Sequence
 
-from benchmarks.latency.workload import KINDS, Script
+import numpy as np
+
+from benchmarks.latency.workload import ANSWER, KINDS, PROMPT, Script
+
+# Seconds of a step (second) where the longest row has written so many tokens (first).
+Curve = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Seconds. step: of one decode step by rows decoded; segment: beside its steps; read: of
-    one call of `extend`, which takes `rows` texts; held: what a step takes more for each token
-    that the longest of its rows has written, by rows decoded (plain attention reads so far).
+    """step: of one decode step by rows decoded; plain attention reads as far as the longest row.
+    read: seconds of one call of `extend`, which takes `rows` texts and `width` tokens of each;
+    segment: seconds beside a segment's steps.
     """
 
-    step: Mapping[int, float]
-    segment: float
+    step: Mapping[int, Curve]
     read: float
     rows: int
-    held: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    width: int
+    segment: float = 0.0
 
 
 @dataclasses.dataclass
@@ -32,9 +37,10 @@ class Clock:
     seconds: float = 0.0
     slot_steps: int = 0
 
-    def read(self, texts: int, costs: Costs) -> None:
-        """So many texts are read."""
-        self.seconds += -(-texts // costs.rows) * costs.read
+    def read(self, texts: Sequence[int], costs: Costs) -> None:
+        """Texts of so many tokens are read."""
+        longest = sorted(texts, reverse=True)[:: costs.rows]  # of each call's texts
+        self.seconds += sum(-(-tokens // costs.width) for tokens in longest) * costs.read
 
     def decode(self, left: list[int], written: int, segment: int, costs: Costs) -> list[int]:
         """One segment of rows that have `left` tokens to write in this turn; what is left then.
@@ -43,8 +49,7 @@ class Clock:
         """
         rows = min(size for size in costs.step if size >= len(left))
         steps = min(segment, max(left))
-        held = costs.held.get(rows, 0.0) * (written + steps / 2)
-        self.seconds += costs.segment + steps * (costs.step[rows] + held)
+        self.seconds += costs.segment + steps * np.interp(written + steps / 2, *costs.step[rows])
         self.slot_steps += steps * rows
         return [max(n - steps, 0) for n in left]
 
@@ -59,7 +64,7 @@ def ours(
 ) -> Clock:
     """Refilled slots; a call is carried out while others write.
 
-    `before`: tokens that each episode has from elsewhere.
+    `before`: tokens that each episode has from elsewhere, to be read with its prompt.
     """
     clock, waiting = Clock(), collections.deque(range(len(scripts)))
     written = list(before) or [0] * len(scripts)
@@ -69,9 +74,8 @@ def ours(
     free = slots
     while waiting or live or called:
         begun = min(free, len(waiting))
-        for _ in range(begun):
-            k = waiting.popleft()
-            live[k] = scripts[k].turns[0]
+        new = [waiting.popleft() for _ in range(begun)]
+        live |= {k: scripts[k].turns[0] for k in new}
         free -= begun
         if not live:
             clock.seconds = max(clock.seconds, called[0][0])
@@ -81,8 +85,8 @@ def ours(
             turn[k] += 1
             live[k] = scripts[k].turns[turn[k]]
             answered += 1
-        clock.read(begun, costs)
-        clock.read(answered, costs)
+        clock.read([PROMPT + written[k] for k in new], costs)
+        clock.read([ANSWER] * answered, costs)
         if not live:
             continue
         longest = max(written[k] for k in live)

@@ -6,6 +6,7 @@ import math
 import random
 
 MEAN, SIGMA, CAP = 700, 0.8, 3072  # tokens of a response: lognormal, cut off
+PROMPT, ANSWER = 32, 10  # tokens of a prompt, and of what a tool says
 # A tool's answer: share, seconds; the last is a time-out.
 KINDS = {"quick": (0.70, 0.03), "slow": (0.25, 0.3), "stuck": (0.05, 10.0)}
 

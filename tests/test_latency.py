@@ -69,15 +69,29 @@ def test_fewer_rows_where_fewer_live():
 
 def test_long_rows_make_steps_slow():
     slow = costs(rows4=((0, 1000), (0.1, 10.1)))
-    alone = simulate.ours([Script((10,), ())], 4, 10, 1.0, slow)
-    assert alone.seconds == pytest.approx(10 * (0.1 + 0.01 * 5))
-    # Whoever writes beside a long row pays for it; in a batch of its own it does not.
+    alike = simulate.ours([Script((10,), ())] * 4, 4, 10, 1.0, slow)
+    assert alike.seconds == pytest.approx(10 * (0.1 + 0.01 * 5))
+    # One long row of four costs a quarter of four: what the others have is read once, and their
+    # places where they have ended are not.
     both = [Script((30,), ()), *[Script((10,), ())] * 3]
-    assert simulate.ours(both, 4, 10, 1.0, slow).seconds == pytest.approx(3.0 + 0.01 * 450)
-    again = [Script((10, 10), ("quick",))]
+    three = 10 * 5 + 10 * 15 / 4 + 10 * 25 / 4
+    assert simulate.ours(both, 4, 10, 1.0, slow).seconds == pytest.approx(3.0 + 0.01 * three)
+    again = [Script((10, 10), ("quick",))] * 4
     for schedule in simulate.SCHEDULES.values():
         clock = schedule(again, 4, 10, 0.0, slow)
         assert clock.seconds == pytest.approx(2.0 + 0.01 * (50 + 150))
+
+
+def test_what_plain_attention_reads():
+    assert simulate.reach([100] * 8, 8) == 100
+    # All as far as the fifth, four as far as the third, two as far as the second, one alone.
+    assert (
+        simulate.reach([9, 80, 70, 60, 50, 40, 30, 20], 8)
+        == (8 * 40 + 4 * (60 - 40) + 2 * (70 - 60) + 1 * (80 - 70)) / 8
+    )
+    assert simulate.reach([80, 70], 8) == (2 * 70 + 1 * 10) / 8
+    # An eighth goes together.
+    assert simulate.reach([80, 70, *[0] * 14], 16) == 2 * 80 / 16
 
 
 def test_reading_takes_a_call_for_so_many_texts_of_so_many_tokens():

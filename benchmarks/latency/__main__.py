@@ -44,7 +44,7 @@ class Run:
 def small(rounds: int) -> dict[tuple[str, int], list[Run]]:
     """Runs of each schedule and most calls, in turn: a machine's speed changes by the minute.
 
-    What a run should take follows from what decoding and reading cost just before it.
+    What a run should take follows from what decoding and reading cost just before and after it.
     """
     engines = {
         calls: Scripted(scripts(EPISODES, calls, 0), slots=SLOTS, segment=SEGMENT, compact=True)
@@ -57,16 +57,19 @@ def small(rounds: int) -> dict[tuple[str, int], list[Run]]:
     for turn in range(rounds):
         for name, calls in itertools.product(schedules.SCHEDULES, engines):
             engine = engines[calls]
-            found = probe.costs(engine)
-            guess = simulate.SCHEDULES[name](engine.scripts, SLOTS, SEGMENT, pace, found)
+            before = probe.costs(engine)
             begin = time.perf_counter()
             schedules.SCHEDULES[name](engine, pace)
             seconds = time.perf_counter() - begin
-            tally = engine.tally
+            tally = engine.reset_tally()
+            guess = statistics.mean(
+                simulate.SCHEDULES[name](engine.scripts, SLOTS, SEGMENT, pace, found).seconds
+                for found in (before, probe.costs(engine))
+            )
             use = tally.decoded_tokens / tally.slot_steps
-            runs[name, calls].append(Run(seconds, guess.seconds, use, tally.read_tokens))
+            runs[name, calls].append(Run(seconds, guess, use, tally.read_tokens))
             print(
-                f"{turn}: {name}, {calls} calls: {seconds:.1f} s, predicted {guess.seconds:.1f}",
+                f"{turn}: {name}, {calls} calls: {seconds:.1f} s, predicted {guess:.1f}",
                 flush=True,
             )
     return dict(runs)
@@ -127,7 +130,7 @@ def body(rounds: int) -> str:
         f"{report.conditions(load, 'jax')}",
         f"Responses lognormal, mean {MEAN}, at most {CAP} tokens; tools {mix}. Measured: "
         f"{EPISODES} episodes over {SLOTS} slots. What a run should take follows from "
-        f"what steps and reading cost just before it; worst prediction {worst:.0%} off.",
+        f"what steps and reading cost just before and after it; worst prediction {worst:.0%} off.",
         report.table(head, rows),
         f"On a clock: {FULL:,} episodes over {FULL_SLOTS} slots, {STEP * 1000:g} ms a step "
         "whatever the rows, segments of "

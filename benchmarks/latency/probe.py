@@ -23,10 +23,7 @@ def costs(engine: Scripted) -> Costs:
 
 
 def curve(engine: Scripted, rows: int) -> Curve:
-    """Seconds of a step of so many rows, by what each has written.
-
-    Half of them are live: fewer rows are decoded because fewer than these live.
-    """
+    """Seconds of a step of so many rows, by what each has written."""
     written, seconds = [], []
     engine.left[0] = 2 * rows * engine.capacity  # the first script never comes to its end
     key = problems(1)[0].key
@@ -38,7 +35,7 @@ def curve(engine: Scripted, rows: int) -> Curve:
         prompt = [token % 300 for token in range(count)]
         slots = [
             engine.admit(prompt, problem=key, sample=i, budget=room, watch=False)
-            for i in range(rows // 2 + 1)
+            for i in range(rows)
         ]
         engine.decode()  # reads the prompt
         begin = time.perf_counter()

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from benchmarks.latency.workload import ANSWER, KINDS, PROMPT, Script
+from torl_jax.model.attention.prefix import RUNGS
 
-# Seconds of a step (second) where the longest row has written so many tokens (first).
+# Seconds of a step (second) where each row has written so many tokens (first).
 Curve = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """step: of one decode step by rows decoded; plain attention reads as far as the longest row.
+    """step: of one decode step by rows decoded, and by what each has written (`reach`).
     read: seconds of one call of `extend`, which takes `rows` texts and `width` tokens of each;
     segment: seconds beside a segment's steps.
     """
@@ -42,16 +43,37 @@ class Clock:
         longest = sorted(texts, reverse=True)[:: costs.rows]  # of each call's texts
         self.seconds += sum(-(-tokens // costs.width) for tokens in longest) * costs.read
 
-    def decode(self, left: list[int], written: int, segment: int, costs: Costs) -> list[int]:
-        """One segment of rows that have `left` tokens to write in this turn; what is left then.
+    def decode(
+        self, left: Sequence[int], written: Sequence[int], segment: int, costs: Costs
+    ) -> list[int]:
+        """One segment of rows that have written so much, and have so much left in this turn.
 
-        The longest of them has `written` so many.
+        Returns what is left then.
         """
         rows = min(size for size in costs.step if size >= len(left))
         steps = min(segment, max(left))
-        self.seconds += costs.segment + steps * np.interp(written + steps / 2, *costs.step[rows])
+        midway = reach([tokens + steps / 2 for tokens in written], rows)
+        each = float(np.interp(midway, *costs.step[rows]))
+        self.seconds += costs.segment + steps * each
         self.slot_steps += steps * rows
         return [max(n - steps, 0) for n in left]
+
+
+def reach(written: Sequence[float], rows: int) -> float:
+    """How much all rows would have written where as much is read as plain attention reads here.
+
+    It goes through all rows as far as the longer half of them, through that half as far as its own
+    longer half, and so on (`attention/prefix.py`).
+    """
+    longest = [*sorted(written, reverse=True), *[0.0] * (rows - len(written))]
+    read, start = 0.0, 0.0
+    for r in range(RUNGS):
+        half = rows >> (r + 1) if r < RUNGS - 1 else 0
+        read += (rows >> r) * (longest[half] - start)
+        start = longest[half]
+        if not half:
+            break
+    return read / rows
 
 
 def ours(
@@ -89,8 +111,8 @@ def ours(
         clock.read([ANSWER] * answered, costs)
         if not live:
             continue
-        longest = max(written[k] for k in live)
-        rest = clock.decode(list(live.values()), longest, segment, costs)
+        so_far = [written[k] for k in live]
+        rest = clock.decode(list(live.values()), so_far, segment, costs)
         for k, left in zip(list(live), rest, strict=True):
             written[k] += live[k] - left
             live[k] = left

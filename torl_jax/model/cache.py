@@ -95,18 +95,23 @@ def write(cache: Cache, layer: jax.Array, window: Window, k_RTKH, v_RTKH) -> Cac
 
 
 def read(
-    cache: Cache, layer: jax.Array, window: Window, start: jax.Array | int = 0, span: int = 0
+    cache: Cache,
+    layer: jax.Array,
+    rows_R: jax.Array | None,
+    start: jax.Array | int = 0,
+    span: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Keys and values [R, K, span, H] of one layer for the window's rows, on one device.
+    """Keys and values [R, K, span, H] of one layer for these rows (`Window`), on one device.
 
     From position `start` on; `span` 0: all positions.
     """
     size = (1, 1, cache.k_LBKSH.shape[2], span or cache.capacity, cache.k_LBKSH.shape[4])
 
     def get(x_LBKSH: jax.Array) -> jax.Array:
-        if window.rows_R is None:
+        if rows_R is None:
             every = (1, x_LBKSH.shape[1], *size[2:])
             return jax.lax.dynamic_slice(x_LBKSH, (layer, 0, 0, start, 0), every)[0]
+
         # A slot that is nobody's reads the last row; what it computes is dropped by `write`.
         def one(row: jax.Array) -> jax.Array:
             return jax.lax.dynamic_slice(x_LBKSH, (layer, row, 0, start, 0), size)[0, 0]
@@ -114,9 +119,7 @@ def read(
         # A gather of whole rows makes a TPU's compiler rearrange the cache; a loop over rows
         # takes nearly twice as long on a CPU.
         return jax.lax.platform_dependent(
-            window.rows_R,
-            tpu=functools.partial(jax.lax.map, one),
-            default=jax.vmap(one),
+            rows_R, tpu=functools.partial(jax.lax.map, one), default=jax.vmap(one)
         )
 
     return get(cache.k_LBKSH), get(cache.v_LBKSH)

@@ -1,17 +1,23 @@
-"""Sampling in plain XLA: blocks of the cache, as far as the longest row of the call has read.
+"""Sampling in plain XLA: of each row's cache the blocks that it has read, and few beside them.
 
 A softmax over blocks as in flash decoding (Milakov & Gimelshein 2018): running maximum, sum
-and weighted values in float32. A block past a row's own end changes nothing of it, to the last
-bit, so a row does not depend on its neighbours' lengths.
+and weighted values in float32. Rows are sorted by length; all are taken as far as the longer half
+begins, then that half alone, and so on, so short rows hardly pay for long ones. A block past a
+row's own end changes nothing of it, to the last bit, so a row does not depend on its neighbours'
+lengths.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from torl_jax.model.cache import BLOCK, Cache, Window, read
 
-# The loop's name in a compiled program, by which a plan knows it.
-SCOPE = "live_blocks"
+# The loops' names in a compiled program, by which a plan knows them: all rows, and fewer.
+SCOPE, FEWER = "live_blocks", "live_blocks_of_fewer"
+# All rows, a half, a quarter and an eighth: each is a loop of its own.
+RUNGS = 4
 
 
 def attend(q_RTNH: jax.Array, cache: Cache, layer: jax.Array, window: Window) -> jax.Array:
@@ -21,35 +27,50 @@ def attend(q_RTNH: jax.Array, cache: Cache, layer: jax.Array, window: Window) ->
     """
     R, T, N, H = q_RTNH.shape
     K = cache.k_LBKSH.shape[2]
-    q_RKGTH = jnp.moveaxis(q_RTNH.reshape(R, T, K, N // K, H), 1, 3)
     at_RT = window.positions_RT
-    last = jnp.max(jnp.where(at_RT < cache.capacity, at_RT, -1))
-
-    def block(i, carry):
-        top_RKGT1, total_RKGT1, sum_RKGTH = carry
-        k_RKSH, v_RKSH = read(cache, layer, window, i * BLOCK, BLOCK)
-        score_RKGTS = H**-0.5 * jnp.einsum(
-            "RKGTH,RKSH->RKGTS", q_RKGTH, k_RKSH, preferred_element_type=jnp.float32
-        )
-        here_RTS = at_RT[:, :, None] >= i * BLOCK + jnp.arange(BLOCK)
-        score_RKGTS = jnp.where(here_RTS[:, None, None], score_RKGTS, -jnp.inf)
-        new_RKGT1 = jnp.maximum(top_RKGT1, jnp.max(score_RKGTS, axis=-1, keepdims=True))
-        weight_RKGTS = jnp.exp(score_RKGTS - new_RKGT1)
-        keep_RKGT1 = jnp.exp(top_RKGT1 - new_RKGT1)
-        total_RKGT1 = keep_RKGT1 * total_RKGT1 + jnp.sum(weight_RKGTS, axis=-1, keepdims=True)
-        # The product's own order of axes: another is many times slower on a CPU.
-        more_RKGTH = jnp.einsum(
-            "RKGTS,RKSH->RKGTH",
-            weight_RKGTS.astype(v_RKSH.dtype),
-            v_RKSH,
-            preferred_element_type=jnp.float32,
-        )
-        return new_RKGT1, total_RKGT1, keep_RKGT1 * sum_RKGTH + more_RKGTH
+    blocks_R = -(-jnp.max(jnp.where(at_RT < cache.capacity, at_RT + 1, 0), axis=1) // BLOCK)
+    slot_R = jnp.arange(R) if window.rows_R is None else window.rows_R
+    order_R = jnp.argsort(-blocks_R)
+    at_RT, slot_R, blocks_R = at_RT[order_R], slot_R[order_R], blocks_R[order_R]
+    q_RKGTH = jnp.moveaxis(q_RTNH[order_R].reshape(R, T, K, N // K, H), 1, 3)
 
     # A finite lowest value: nothing minus itself is not a number.
     low_RKGT1 = jnp.full((*q_RKGTH.shape[:-1], 1), -1e30, jnp.float32)
-    start = (low_RKGT1, jnp.zeros_like(low_RKGT1), jnp.zeros(q_RKGTH.shape, jnp.float32))
-    with jax.named_scope(SCOPE):
-        _, total_RKGT1, sum_RKGTH = jax.lax.fori_loop(0, -(-(last + 1) // BLOCK), block, start)
+    carry = (low_RKGT1, jnp.zeros_like(low_RKGT1), jnp.zeros(q_RKGTH.shape, jnp.float32))
+    done, start = [], 0
+    for r in range(RUNGS):
+        rows, half = R >> r, R >> (r + 1) if r < RUNGS - 1 else 0
+        block = functools.partial(_block, q_RKGTH[:rows], cache, layer, slot_R[:rows], at_RT[:rows])
+        with jax.named_scope(FEWER if r else SCOPE):
+            carry = jax.lax.fori_loop(start, blocks_R[half], block, carry)
+        done.append(jax.tree.map(lambda x, half=half: x[half:], carry))
+        carry = jax.tree.map(lambda x, half=half: x[:half], carry)
+        start = blocks_R[half]
+        if not half:
+            break
+    _, total_RKGT1, sum_RKGTH = jax.tree.map(lambda *x: jnp.concatenate(x), *reversed(done))
     out_RKGTH = (sum_RKGTH / jnp.maximum(total_RKGT1, 1e-30)).astype(q_RTNH.dtype)
-    return jnp.moveaxis(out_RKGTH, 3, 1).reshape(R, T, N, H)
+    return jnp.moveaxis(out_RKGTH, 3, 1).reshape(R, T, N, H)[jnp.argsort(order_R)]
+
+
+def _block(q_RKGTH, cache: Cache, layer, slot_R, at_RT, i, carry):
+    """The i-th block of these rows taken into (maximum, sum, weighted values)."""
+    top_RKGT1, total_RKGT1, sum_RKGTH = carry
+    k_RKSH, v_RKSH = read(cache, layer, slot_R, i * BLOCK, BLOCK)
+    score_RKGTS = q_RKGTH.shape[-1] ** -0.5 * jnp.einsum(
+        "RKGTH,RKSH->RKGTS", q_RKGTH, k_RKSH, preferred_element_type=jnp.float32
+    )
+    here_RTS = at_RT[:, :, None] >= i * BLOCK + jnp.arange(BLOCK)
+    score_RKGTS = jnp.where(here_RTS[:, None, None], score_RKGTS, -jnp.inf)
+    new_RKGT1 = jnp.maximum(top_RKGT1, jnp.max(score_RKGTS, axis=-1, keepdims=True))
+    weight_RKGTS = jnp.exp(score_RKGTS - new_RKGT1)
+    keep_RKGT1 = jnp.exp(top_RKGT1 - new_RKGT1)
+    total_RKGT1 = keep_RKGT1 * total_RKGT1 + jnp.sum(weight_RKGTS, axis=-1, keepdims=True)
+    # The product's own order of axes: another is many times slower on a CPU.
+    more_RKGTH = jnp.einsum(
+        "RKGTS,RKSH->RKGTH",
+        weight_RKGTS.astype(v_RKSH.dtype),
+        v_RKSH,
+        preferred_element_type=jnp.float32,
+    )
+    return new_RKGT1, total_RKGT1, keep_RKGT1 * sum_RKGTH + more_RKGTH

@@ -112,7 +112,7 @@ def cached(
 
 
 def _all_positions(q_RTNH, cache: Cache, layer, window: Window) -> jax.Array:
-    k_RKSH, v_RKSH = read(cache, layer, window)
+    k_RKSH, v_RKSH = read(cache, layer, window.rows_R)
     mask_RTS = window.positions_RT[:, :, None] >= jnp.arange(cache.capacity)
     return portable.attend(q_RTNH, k_RKSH, v_RKSH, mask_RTS)
 

@@ -5,12 +5,12 @@ import time
 import jax
 
 from benchmarks.latency.scripted import Scripted, problems
-from benchmarks.latency.simulate import Costs, Curve
+from benchmarks.latency.simulate import Costs, Curve, reach
 from benchmarks.latency.workload import PROMPT
 
-# Tokens that rows have written where a step is timed; between them is interpolated.
-WRITTEN = (0, 128, 256, 512, 1024, 1536, 2048, 2560, 3008)
-TIMES = 2
+# Tokens that rows have written on average where a step is timed; between them is interpolated.
+WRITTEN = (0, 64, 128, 256, 512, 768, 1024, 1408)
+KINDS, TIMES = 8, 2
 
 
 def costs(engine: Scripted) -> Costs:
@@ -23,26 +23,25 @@ def costs(engine: Scripted) -> Costs:
 
 
 def curve(engine: Scripted, rows: int) -> Curve:
-    """Seconds of a step of so many rows, by what each has written."""
+    """Seconds of a step of so many rows, by what they have written, little and much (`reach`)."""
     written, seconds = [], []
     engine.left[0] = 2 * rows * engine.capacity  # the first script never comes to its end
-    key = problems(1)[0].key
-    for tokens in WRITTEN:
-        count = PROMPT + tokens
-        room = engine.segment * (TIMES + 1)
-        if count + room > engine.capacity:
+    key, room = problems(1)[0].key, engine.segment * (TIMES + 1)
+    for mean in WRITTEN:
+        each = [mean * (2 * (i % KINDS) + 1) // KINDS for i in range(rows)]
+        if PROMPT + max(each) + room > engine.capacity:
             break
-        prompt = [token % 300 for token in range(count)]
-        slots = [
-            engine.admit(prompt, problem=key, sample=i, budget=room, watch=False)
-            for i in range(rows)
-        ]
-        engine.decode()  # reads the prompt
+        slots = []
+        for i, tokens in enumerate(each):
+            prompt = [token % 300 for token in range(PROMPT + tokens)]
+            slots.append(engine.admit(prompt, problem=key, sample=i, budget=room, watch=False))
+        engine.decode()  # reads the prompts
         begin = time.perf_counter()
         for _ in range(TIMES):
             engine.decode()
         seconds.append((time.perf_counter() - begin) / (TIMES * engine.segment))
-        written.append(tokens + engine.segment * (1 + TIMES / 2))
+        midway = engine.segment * (1 + TIMES / 2)
+        written.append(reach([tokens + midway for tokens in each], rows))
         for slot in slots:
             engine.release(slot)
     return tuple(written), tuple(seconds)

@@ -27,7 +27,7 @@ from benchmarks.latency.workload import CAP, KINDS, MEAN, scripts
 
 STEP = 0.025  # seconds of a decode step of the model that is stood for
 EPISODES, SLOTS, SEGMENT = 256, 32, 32  # measured
-FULL, FULL_SLOTS, FULL_SEGMENT = 2048, 256, 32  # predicted
+FULL, FULL_SLOTS, FULL_SEGMENT = 2048, 256, 16  # predicted; segments as the recipes have them
 CALLS = 2
 
 

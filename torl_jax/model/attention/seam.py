@@ -2,7 +2,7 @@
 
 | name | packed | cached, one token a row | cached, otherwise |
 |---|---|---|---|
-| xla | portable | up to the longest row | up to the longest row |
+| xla | portable | live blocks, nearly | live blocks, nearly |
 | tpu | splash attention | live blocks of each row | portable |
 | gpu | cuDNN | portable | portable |
 

@@ -11,6 +11,7 @@ between two calls is the host's, and the device has nothing to do meanwhile.
 import argparse
 import functools
 import importlib
+import itertools
 import os
 import statistics
 import sys
@@ -38,6 +39,7 @@ from torl_jax.protocols.torl import ToRL
 from torl_jax.rollout import Rollout
 from torl_jax.sampler.engine import Engine
 from torl_jax.sampler.sampling import Settings
+from torl_jax.sampler.slots import Slot
 
 ROOT = Path(__file__).parent.parent
 ROWS, STEPS = 32, 16
@@ -61,25 +63,33 @@ def engine(slots: int, capacity: int, segment: int, kind=Engine, vocab=spec.VOCA
     return made
 
 
-def step_times(capacity: int, rounds: int) -> dict[int, list[float]]:
-    """Milliseconds of a step by fill: so many tokens in each of the rows."""
-    made = engine(ROWS, capacity, STEPS)
-    out: dict[int, list[float]] = {}
-    for fill in (fill for fill in FILLS if fill + STEPS * (rounds + 1) <= capacity):
-        prompt = np.random.default_rng(fill).integers(1, spec.VOCAB, fill).tolist()
-        room = capacity - fill
-        slots = [
-            made.admit(prompt, problem=0, sample=i, budget=room, watch=False) for i in range(ROWS)
-        ]
-        made.decode()  # reads the prompt
-        out[fill] = []
-        for _ in range(rounds):
+def step_times(rounds: int) -> dict[int, dict[int, list[float]]]:
+    """Milliseconds of a step by capacity and fill: so many tokens in each of the rows.
+
+    Caches of all capacities in turn: a machine's speed changes by the minute.
+    """
+    engines = {capacity: engine(ROWS, capacity, STEPS) for capacity in CAPACITIES}
+    out: dict[int, dict[int, list[float]]] = {capacity: {} for capacity in CAPACITIES}
+    for fill in FILLS:
+        fitting = {c: made for c, made in engines.items() if fill + STEPS * (rounds + 1) <= c}
+        slots = {capacity: _fill(made, fill) for capacity, made in fitting.items()}
+        for made in fitting.values():
+            made.decode()  # reads the prompt
+        for _, capacity in itertools.product(range(rounds), fitting):
             begin = time.perf_counter()
-            made.decode()
-            out[fill].append(1e3 * (time.perf_counter() - begin) / STEPS)
-        for slot in slots:
-            made.release(slot)
+            fitting[capacity].decode()
+            each = 1e3 * (time.perf_counter() - begin) / STEPS
+            out[capacity].setdefault(fill, []).append(each)
+        for capacity, made in fitting.items():
+            for slot in slots[capacity]:
+                made.release(slot)
     return out
+
+
+def _fill(made: Engine, tokens: int) -> list[Slot]:
+    prompt = np.random.default_rng(tokens).integers(1, spec.VOCAB, tokens).tolist()
+    room = made.capacity - tokens
+    return [made.admit(prompt, problem=0, sample=i, budget=room, watch=False) for i in range(ROWS)]
 
 
 @functools.partial(jax.jit, static_argnames="steps")
@@ -264,7 +274,7 @@ def main() -> int:
     args = parser.parse_args()
     matplotlib.use("Agg")
     load = os.getloadavg()[0]
-    times = {capacity: step_times(capacity, args.rounds) for capacity in CAPACITIES}
+    times = step_times(args.rounds)
     bare = floor(args.rounds)
     waiting, spans = idle(args.rounds)
     counted = [counters(recipe, segment) for recipe in RECIPES for segment in SEGMENTS]

@@ -20,12 +20,20 @@ def get_config() -> Any:
 def apply(config: Any, argument: str, known: Mapping[str, Callable[[Any], None]]) -> None:
     """Changes `config` by each of the names in `argument`, separated by commas.
 
-    In the order of `known`, whatever that of `argument`: sizes come last.
+    In the order of `known`, whatever that of `argument`: sizes come last. UserError where a name
+    is unknown, or two of them choose different estimators.
     """
     names = [*filter(None, argument.split(","))]
     for name in names:
         if name not in known:
             raise UserError(f"unknown argument {name!r}; known: {', '.join(known)}")
+    chosen: dict[str, str] = {}  # estimator -> who chose it
     for name, change in known.items():
         if name in names:
+            before = config.rl.estimator
             change(config)
+            if config.rl.estimator != before:
+                chosen[config.rl.estimator] = name
+    if len(chosen) > 1:
+        both = ", ".join(f"{name} ({estimator})" for estimator, name in chosen.items())
+        raise UserError(f"{argument!r} chooses several estimators, {both}: give one of them")

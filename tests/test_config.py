@@ -173,6 +173,15 @@ def test_each_toolrl_argument_changes_its_own_keys_only(name):
     assert set(wanted) | {"sft", "smoke"} == set(module.ARGUMENTS)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "argument"),
+    [("zerotir_7b", "ppo,grpo"), ("emergence", "grpo,control,ppo"), ("toolrl_1p5b", "ppo,gdpo")],
+)
+def test_two_estimators_are_an_error(recipe, argument):
+    with pytest.raises(UserError, match=r"several estimators, \w+ \(\w+\), \w+ \(\w+\): give one"):
+        importlib.import_module(f"configs.{recipe}").get_config(argument)
+
+
 TOOLRL = {
     "sampler": {"max_prompt": 2048, "max_response": 1024, "temperature": 1.0, "top_p": 1.0},
     "rl": {

@@ -62,8 +62,8 @@ class Clock:
 def reach(written: Sequence[float], rows: int) -> float:
     """How much all rows would have written where as much is read as plain attention reads here.
 
-    It goes through all rows as far as the longer half of them, through that half as far as its own
-    longer half, and so on (`attention/prefix.py`).
+    In a long cache it goes through all rows as far as the longer half of them, through that half
+    as far as its own longer half, and so on (`attention/prefix.py`).
     """
     longest = [*sorted(written, reverse=True), *[0.0] * (rows - len(written))]
     read, start = 0.0, 0.0

@@ -67,9 +67,9 @@ def read_so_far(q, cache, layer, window):
     return portable.attend(q, k, v, mask)
 
 
-def prefix_inputs(lengths, T, rows):
+def prefix_inputs(lengths, T, rows, S=384):
     """Queries of T new tokens behind `lengths`, the last of them at length + T - 1."""
-    L, B, K, G, S, H = 2, 6, 2, 3, 384, 8
+    L, B, K, G, H = 2, 6, 2, 3, 8
     cache = Cache(*(jnp.asarray(normal(L, B, K, S, H)) for _ in range(2)))
     at = np.asarray(lengths)[:, None] + np.arange(T)
     positions = np.where(np.asarray(lengths)[:, None] < S, at, S)
@@ -77,19 +77,24 @@ def prefix_inputs(lengths, T, rows):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "T", "rows"),
+    ("lengths", "T", "rows", "S"),
     [
-        ((0, 127, 128, 129, 383, 384), 1, None),
-        ((5, 384, 384, 384, 0, 60), 1, None),
-        ((0, 120, 250), 9, np.asarray([4, 0, 2])),
-        ((40, 384), 40, np.asarray([1, 6])),
+        ((0, 127, 128, 129, 383, 384), 1, None, 384),
+        ((5, 384, 384, 384, 0, 60), 1, None, 384),
+        ((0, 120, 250), 9, np.asarray([4, 0, 2]), 384),
+        ((40, 384), 40, np.asarray([1, 6]), 384),
+        ((0, 127, 1023, 129, 383, 700), 1, None, 1024),
+        ((1024, 5, 1024, 1024, 640, 60), 1, None, 1024),
+        ((120, 0, 950), 9, np.asarray([4, 0, 2]), 1024),
+        ((1024,), 40, np.asarray([6]), 1024),
+        ((900,), 1, np.asarray([3]), 1024),
     ],
 )
-def test_blocks_up_to_the_longest_row_are_all_positions(lengths, T, rows):
-    q, cache, window = prefix_inputs(lengths, T, rows)
+def test_blocks_that_rows_have_read_are_all_positions(lengths, T, rows, S):
+    q, cache, window = prefix_inputs(lengths, T, rows, S)
     got = jax.jit(prefix.attend)(q, cache, jnp.int32(1), window)
     assert np.isfinite(got).all()
-    real = np.asarray(lengths) < 384
+    real = np.asarray(lengths) < S
     wanted = read_so_far(q, cache, jnp.int32(1), window)
     np.testing.assert_allclose(got[real], wanted[real], atol=1e-5)
 
@@ -104,8 +109,20 @@ def test_no_block_past_the_longest_row_is_read():
     assert np.isnan(prefix.attend(q, holes, jnp.int32(0), window)).any()
 
 
-def test_a_longer_neighbour_changes_no_bit():
-    q, cache, window = prefix_inputs((3, 50, 100, 90, 0, 1), 1, None)
+def test_in_a_long_cache_short_rows_are_not_read_as_far_as_long_ones():
+    q, cache, window = prefix_inputs((3, 700, 100, 90, 0, 300), 1, None, 1024)
+    wanted = prefix.attend(q, cache, jnp.int32(0), window)
+    # The longer half (the first of equal rows is in it) is read as far as its second row, the
+    # longest as far as itself.
+    ends = np.asarray([384, 768, 128, 128, 128, 384])
+    beyond_BS = np.arange(1024) >= ends[:, None]
+    holes = jax.tree.map(lambda x: jnp.where(beyond_BS[:, None, :, None], NAN, x), cache)
+    np.testing.assert_array_equal(prefix.attend(q, holes, jnp.int32(0), window), wanted)
+
+
+@pytest.mark.parametrize("S", [384, 1024])
+def test_a_longer_neighbour_changes_no_bit(S):
+    q, cache, window = prefix_inputs((3, 50, 100, 90, 0, 1), 1, None, S)
     alone = prefix.attend(q, cache, jnp.int32(1), window)
     window = dataclasses.replace(window, positions_RT=window.positions_RT.at[5].set(383))
     beside = prefix.attend(q, cache, jnp.int32(1), window)

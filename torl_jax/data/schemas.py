@@ -108,7 +108,7 @@ def choose(name: str, columns: Sequence[str], among: Sequence[Schema]) -> Schema
     needed = " or ".join(dict.fromkeys(" + ".join(c.needed) for c in among))
     raise UserError(
         f"{name} has the columns {', '.join(shown) or '(none)'}{more}, but {needed} is needed: "
-        "rename its columns, or declare them: "
+        "rename its columns, or declare them for training: "
         "--config.data.columns=\"{'question': 'NAME', 'answer': 'NAME'}\""
     )
 

@@ -1,10 +1,10 @@
 """Sampling in plain XLA: of each row's cache the blocks that it has read, and few beside them.
 
 A softmax over blocks as in flash decoding (Milakov & Gimelshein 2018): running maximum, sum
-and weighted values in float32. Rows are sorted by length; all are taken as far as the longer half
-begins, then that half alone, and so on, so short rows hardly pay for long ones. A block past a
-row's own end changes nothing of it, to the last bit, so a row does not depend on its neighbours'
-lengths.
+and weighted values in float32. In a long cache rows are sorted by length; all are taken as far as
+the longer half begins, then that half alone, and so on, so short rows hardly pay for long ones. A
+block past a row's own end changes nothing of it, to the last bit, so a row does not depend on its
+neighbours' lengths.
 """
 
 import functools
@@ -16,8 +16,9 @@ from torl_jax.model.cache import BLOCK, Cache, Window, read
 
 # The loops' names in a compiled program, by which a plan knows them: all rows, and fewer.
 SCOPE, FEWER = "live_blocks", "live_blocks_of_fewer"
-# All rows, a half, a quarter and an eighth: each is a loop of its own.
-RUNGS = 4
+# All rows, a half, a quarter and an eighth, each a loop of its own, where there are many blocks:
+# few do not pay for their compilation.
+RUNGS, LONG = 4, 8 * BLOCK
 
 
 def attend(q_RTNH: jax.Array, cache: Cache, layer: jax.Array, window: Window) -> jax.Array:
@@ -27,36 +28,47 @@ def attend(q_RTNH: jax.Array, cache: Cache, layer: jax.Array, window: Window) ->
     """
     R, T, N, H = q_RTNH.shape
     K = cache.k_LBKSH.shape[2]
-    at_RT = window.positions_RT
+    q_RKGTH = jnp.moveaxis(q_RTNH.reshape(R, T, K, N // K, H), 1, 3)
+    rows_R, at_RT = window.rows_R, window.positions_RT
     blocks_R = -(-jnp.max(jnp.where(at_RT < cache.capacity, at_RT + 1, 0), axis=1) // BLOCK)
-    slot_R = jnp.arange(R) if window.rows_R is None else window.rows_R
-    order_R = jnp.argsort(-blocks_R)
-    at_RT, slot_R, blocks_R = at_RT[order_R], slot_R[order_R], blocks_R[order_R]
-    q_RKGTH = jnp.moveaxis(q_RTNH[order_R].reshape(R, T, K, N // K, H), 1, 3)
+    if cache.capacity < LONG:
+        out_RKGTH = _sweep(q_RKGTH, cache, layer, rows_R, at_RT, blocks_R, 1)
+    else:
+        order_R = jnp.argsort(-blocks_R)
+        rows_R = order_R if rows_R is None else rows_R[order_R]
+        sorted_RKGTH = _sweep(
+            q_RKGTH[order_R], cache, layer, rows_R, at_RT[order_R], blocks_R[order_R], RUNGS
+        )
+        out_RKGTH = sorted_RKGTH[jnp.argsort(order_R)]
+    return jnp.moveaxis(out_RKGTH, 3, 1).reshape(R, T, N, H).astype(q_RTNH.dtype)
 
+
+def _sweep(q_RKGTH, cache: Cache, layer, rows_R, at_RT, blocks_R, rungs: int) -> jax.Array:
+    """[R, K, G, T, H] in float32. With several rungs the longest row comes first."""
     # A finite lowest value: nothing minus itself is not a number.
     low_RKGT1 = jnp.full((*q_RKGTH.shape[:-1], 1), -1e30, jnp.float32)
     carry = (low_RKGT1, jnp.zeros_like(low_RKGT1), jnp.zeros(q_RKGTH.shape, jnp.float32))
     done, start = [], 0
-    for r in range(RUNGS):
-        rows, half = R >> r, R >> (r + 1) if r < RUNGS - 1 else 0
-        block = functools.partial(_block, q_RKGTH[:rows], cache, layer, slot_R[:rows], at_RT[:rows])
+    for r in range(rungs):
+        rows = q_RKGTH.shape[0] >> r
+        half = rows >> 1 if r < rungs - 1 else 0
+        slots = None if rows_R is None else rows_R[:rows]
+        block = functools.partial(_block, q_RKGTH[:rows], slots, at_RT[:rows], cache, layer)
+        end = jnp.max(blocks_R[half:rows])
         with jax.named_scope(FEWER if r else SCOPE):
-            carry = jax.lax.fori_loop(start, blocks_R[half], block, carry)
+            carry = jax.lax.fori_loop(start, end, block, carry)
         done.append(jax.tree.map(lambda x, half=half: x[half:], carry))
-        carry = jax.tree.map(lambda x, half=half: x[:half], carry)
-        start = blocks_R[half]
         if not half:
             break
+        carry, start = jax.tree.map(lambda x, half=half: x[:half], carry), end
     _, total_RKGT1, sum_RKGTH = jax.tree.map(lambda *x: jnp.concatenate(x), *reversed(done))
-    out_RKGTH = (sum_RKGTH / jnp.maximum(total_RKGT1, 1e-30)).astype(q_RTNH.dtype)
-    return jnp.moveaxis(out_RKGTH, 3, 1).reshape(R, T, N, H)[jnp.argsort(order_R)]
+    return sum_RKGTH / jnp.maximum(total_RKGT1, 1e-30)
 
 
-def _block(q_RKGTH, cache: Cache, layer, slot_R, at_RT, i, carry):
+def _block(q_RKGTH, rows_R, at_RT, cache: Cache, layer, i, carry):
     """The i-th block of these rows taken into (maximum, sum, weighted values)."""
     top_RKGT1, total_RKGT1, sum_RKGTH = carry
-    k_RKSH, v_RKSH = read(cache, layer, slot_R, i * BLOCK, BLOCK)
+    k_RKSH, v_RKSH = read(cache, layer, rows_R, i * BLOCK, BLOCK)
     score_RKGTS = q_RKGTH.shape[-1] ** -0.5 * jnp.einsum(
         "RKGTH,RKSH->RKGTS", q_RKGTH, k_RKSH, preferred_element_type=jnp.float32
     )

@@ -281,6 +281,21 @@ def test_few_live_rows_are_decoded_among_themselves(params, sizes, waits):
     assert engine.tally.decoded_tokens == whole.tally.decoded_tokens == sum(UNEVEN)
 
 
+def test_rows_of_all_lengths_are_decoded_as_far_as_each_has_read(params):
+    def run(compact):
+        engine = make(params, slots=32, capacity=1024, ladder=(64,), compact=compact)
+        for i in range(29):
+            prompt = [4 + (i + t) % (V - 4) for t in range(1 + 97 * i % 700)]
+            engine.admit(prompt, problem=i, sample=0, budget=20, watch=False)
+        chunks = [chunk for _ in range(2) for chunk in engine.decode()]
+        return engine.decoder.by_length, [c.tokens for c in chunks], [c.logps for c in chunks]
+
+    (by_length, tokens, logps), (plainly, wanted, wanted_logps) = run(True), run(False)
+    assert by_length and not plainly and not make(params, slots=16).decoder.by_length
+    assert len(tokens) == 58 and tokens == wanted
+    np.testing.assert_allclose(logps, wanted_logps, atol=1e-4)
+
+
 def test_nothing_compiles_after_warm_up_whatever_lives(params):
     engine = make(params, slots=64, over=mesh.make(2, 1, 2, devices=jax.devices()[:4]))
     engine.warm_up()

@@ -38,6 +38,7 @@ class Attention(nn.Module):
     config: ModelConfig
     mesh: Mesh | None
     kernel: str
+    by_length: bool
 
     @nn.compact
     def __call__(self, x_BTD, positions_BT, segments_BT, cache: Cache | None, window, layer):
@@ -75,7 +76,15 @@ class Attention(nn.Module):
             )
         else:
             out_BTNH, cache = cached(
-                q_BTNH, k_BTKH, v_BTKH, cache, layer, window, name=self.kernel, mesh=self.mesh
+                q_BTNH,
+                k_BTKH,
+                v_BTKH,
+                cache,
+                layer,
+                window,
+                name=self.kernel,
+                mesh=self.mesh,
+                by_length=self.by_length,
             )
         return layers.dense(out_BTNH, o_NHD.astype(x_BTD.dtype), 2), cache
 
@@ -102,6 +111,7 @@ class Block(nn.Module):
     config: ModelConfig
     mesh: Mesh | None
     kernel: str
+    by_length: bool
 
     @nn.compact
     def __call__(self, carry, layer, positions_BT, segments_BT, window):
@@ -109,7 +119,7 @@ class Block(nn.Module):
         ones, c, mesh = nn.initializers.ones_init(), self.config, self.mesh
         scale_D = self.param("attention_norm_D", ones, (c.d_model,))
         normed_BTD = layers.rms_norm(x_BTD, scale_D, c.norm_eps)
-        out_BTD, cache = Attention(c, mesh, self.kernel, name="attention")(
+        out_BTD, cache = Attention(c, mesh, self.kernel, self.by_length, name="attention")(
             normed_BTD, positions_BT, segments_BT, cache, window, layer
         )
         x_BTD = shard(x_BTD + out_BTD, "BTD", mesh)
@@ -122,7 +132,8 @@ class Transformer(nn.Module):
     """tokens -> hidden states after the final norm (the head is `heads.py`).
 
     Without a mesh it is a program for one device. `attention` names an implementation
-    (`attention/seam.py`); "auto" takes that of the platform.
+    (`attention/seam.py`); "auto" takes that of the platform. `by_length`: in a long cache rows are
+    decoded faster, and their last bits hang on each other's lengths (`attention/prefix.py`).
     """
 
     config: ModelConfig
@@ -130,6 +141,7 @@ class Transformer(nn.Module):
     remat: str = "none"
     mesh: Mesh | None = None
     attention: str = "auto"
+    by_length: bool = False
 
     @nn.compact
     def __call__(
@@ -161,7 +173,7 @@ class Transformer(nn.Module):
             in_axes=in_axes,
             length=c.layers,
         )
-        (x_BTD, cache), _ = scanned(c, self.mesh, self.attention, name="blocks")(
+        (x_BTD, cache), _ = scanned(c, self.mesh, self.attention, self.by_length, name="blocks")(
             (x_BTD, cache), jnp.arange(c.layers), positions_BT, segments_BT, window
         )
         scale_D = self.param("final_norm_D", nn.initializers.ones_init(), (c.d_model,))

@@ -107,9 +107,9 @@ class Run:
         truncated = sampler.top_k > 0 or sampler.top_p < 1
         rules = kernels.rules(self._live(load))
         microbatches = Facts(trips={"while": load.microbatches}, kernels=rules)
-        # Portable attention goes as far as each row has read; here all are as long as the longest.
+        # Portable attention goes as far as the longest row has read.
         longest = min(load.prompt + load.response, self.cache.capacity)
-        blocks = {prefix.SCOPE: math.ceil(longest / BLOCK), prefix.FEWER: 0}
+        blocks = {prefix.SCOPE: math.ceil(longest / BLOCK)}
         return {
             HANDOFF: Facts(),
             EXTEND: Facts(trips=blocks, kernels=rules),

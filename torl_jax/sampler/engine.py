@@ -92,9 +92,10 @@ class Engine:
 
         `ladder`: lengths that `extend` is compiled for; longer texts take several calls.
         `extend_rows`: rows of one such call, at least one of each way. `compact`: where few
-        rows live, they are decoded among themselves. How many live hangs on when tools
-        answer, and products of other sizes may round otherwise: without it the last bits of
-        what a row samples do not depend on the clock either.
+        rows live, they are decoded among themselves; where rows are long, in plain XLA, so are
+        these. How many live hangs on when tools answer, and products of other sizes may round
+        otherwise: without it the last bits of what a row samples do not depend on the clock
+        either.
         """
         self.model, self.capacity, self.vocab = model, capacity, vocab
         self.segment, mesh = segment, model.mesh
@@ -102,6 +103,7 @@ class Engine:
         self.extend_rows = -(-extend_rows // self.ways) * self.ways
         self.ladder = tuple(sorted({min(step, capacity) for step in ladder}))
         self.batch_sizes = batch_sizes(slots, self.ways) if compact else (slots,)
+        self.decoder = model.clone(by_length=len(self.batch_sizes) > 1)
         self.marks = jax.device_put(
             Marks(end_V=end_V, stop_SV=stop_SV), None if mesh is None else replicated(mesh)
         )
@@ -230,7 +232,7 @@ class Engine:
             self.marks,
             self._settings(batch),
             self.seed_2,
-            model=self.model,
+            model=self.decoder,
             steps=self.segment,
             vocab=self.vocab,
         )

@@ -1,10 +1,10 @@
 """Sampling in plain XLA: of each row's cache the blocks that it has read, and few beside them.
 
 A softmax over blocks as in flash decoding (Milakov & Gimelshein 2018): running maximum, sum
-and weighted values in float32. In a long cache rows are sorted by length; all are taken as far as
-the longer half begins, then that half alone, and so on, so short rows hardly pay for long ones. A
-block past a row's own end changes nothing of it, to the last bit, so a row does not depend on its
-neighbours' lengths.
+and weighted values in float32. A block past a row's own end changes nothing of it, to the last
+bit, so a row does not depend on its neighbours' lengths. Rows taken `by_length` do, in their last
+bits: all go as far as the longer half begins, then that half alone, and so on, so that short rows
+hardly pay for long ones, and a CPU rounds other numbers of rows otherwise.
 """
 
 import functools
@@ -14,24 +14,27 @@ import jax.numpy as jnp
 
 from torl_jax.model.cache import BLOCK, Cache, Window, read
 
-# The loops' names in a compiled program, by which a plan knows them: all rows, and fewer.
-SCOPE, FEWER = "live_blocks", "live_blocks_of_fewer"
+# The loop's name in a compiled program, by which a plan knows it.
+SCOPE = "live_blocks"
 # All rows, a half, a quarter and an eighth, each a loop of its own, where there are many blocks:
 # few do not pay for their compilation.
 RUNGS, LONG = 4, 8 * BLOCK
 
 
-def attend(q_RTNH: jax.Array, cache: Cache, layer: jax.Array, window: Window) -> jax.Array:
+def attend(
+    q_RTNH: jax.Array, cache: Cache, layer: jax.Array, window: Window, by_length: bool = False
+) -> jax.Array:
     """Each query over what its row has read up to its own position; [R, T, N, H].
 
-    A row without a token gets a finite, meaningless value.
+    `by_length`: where the cache is long, long rows go on among themselves. A row without a token
+    gets a finite, meaningless value.
     """
     R, T, N, H = q_RTNH.shape
     K = cache.k_LBKSH.shape[2]
     q_RKGTH = jnp.moveaxis(q_RTNH.reshape(R, T, K, N // K, H), 1, 3)
     rows_R, at_RT = window.rows_R, window.positions_RT
     blocks_R = -(-jnp.max(jnp.where(at_RT < cache.capacity, at_RT + 1, 0), axis=1) // BLOCK)
-    if cache.capacity < LONG:
+    if cache.capacity < LONG or not by_length:
         out_RKGTH = _sweep(q_RKGTH, cache, layer, rows_R, at_RT, blocks_R, 1)
     else:
         order_R = jnp.argsort(-blocks_R)
@@ -55,7 +58,7 @@ def _sweep(q_RKGTH, cache: Cache, layer, rows_R, at_RT, blocks_R, rungs: int) ->
         slots = None if rows_R is None else rows_R[:rows]
         block = functools.partial(_block, q_RKGTH[:rows], slots, at_RT[:rows], cache, layer)
         end = jnp.max(blocks_R[half:rows])
-        with jax.named_scope(FEWER if r else SCOPE):
+        with jax.named_scope(SCOPE):
             carry = jax.lax.fori_loop(start, end, block, carry)
         done.append(jax.tree.map(lambda x, half=half: x[half:], carry))
         if not half:

@@ -2,7 +2,7 @@
 
 | name | packed | cached, one token a row | cached, otherwise |
 |---|---|---|---|
-| xla | portable | live blocks, nearly | live blocks, nearly |
+| xla | portable | up to the longest row, or by length | up to the longest row |
 | tpu | splash attention | live blocks of each row | portable |
 | gpu | cuDNN | portable | portable |
 
@@ -82,16 +82,18 @@ def cached(
     *,
     name: str,
     mesh: Mesh | None,
+    by_length: bool = False,
 ) -> tuple[jax.Array, Cache]:
     """Writes the new keys and values, then looks at all that each row has read.
 
-    Returns ([R, T, N, H], the cache). A row without a token gets a finite, meaningless value.
+    `by_length`: as `prefix.attend` says; kernels read each row's own blocks anyway. Returns
+    ([R, T, N, H], the cache). A row without a token gets a finite, meaningless value.
     """
     one_each = q_RTNH.shape[1] == 1
     misfits = {"tpu": live.misfit(q_RTNH)} if one_each else {}
     chosen = choose(name, mesh, "decoding", misfits)
     if chosen == "xla":
-        attend = prefix.attend
+        attend = functools.partial(prefix.attend, by_length=by_length)
     else:
         attend = _live_positions if chosen == "tpu" and one_each else _all_positions
 

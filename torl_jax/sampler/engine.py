@@ -103,7 +103,8 @@ class Engine:
         self.extend_rows = -(-extend_rows // self.ways) * self.ways
         self.ladder = tuple(sorted({min(step, capacity) for step in ladder}))
         self.batch_sizes = batch_sizes(slots, self.ways) if compact else (slots,)
-        self.decoder = model.clone(by_length=len(self.batch_sizes) > 1)
+        several = len(self.batch_sizes) > 1
+        self.decoder = model.clone(by_length=True) if several else model
         self.marks = jax.device_put(
             Marks(end_V=end_V, stop_SV=stop_SV), None if mesh is None else replicated(mesh)
         )

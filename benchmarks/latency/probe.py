@@ -10,7 +10,7 @@ from benchmarks.latency.workload import PROMPT
 
 # Tokens that rows have written on average where a step is timed; between them is interpolated.
 WRITTEN = (0, 64, 128, 256, 512, 768, 1024, 1408)
-KINDS, TIMES = 8, 2
+LENGTHS, TIMES = 8, 2
 
 
 def costs(engine: Scripted) -> Costs:
@@ -28,7 +28,7 @@ def curve(engine: Scripted, rows: int) -> Curve:
     engine.left[0] = 2 * rows * engine.capacity  # the first script never comes to its end
     key, room = problems(1)[0].key, engine.segment * (TIMES + 1)
     for mean in WRITTEN:
-        each = [mean * (2 * (i % KINDS) + 1) // KINDS for i in range(rows)]
+        each = [mean * (2 * (i % LENGTHS) + 1) // LENGTHS for i in range(rows)]
         if PROMPT + max(each) + room > engine.capacity:
             break
         slots = []

@@ -12,7 +12,7 @@ from torl_jax.model.config import ModelConfig
 from torl_jax.model.transformer import Transformer, initialise
 from torl_jax.parallel import mesh
 from torl_jax.parallel.sharding import shardings
-from torl_jax.sampler.engine import Engine, batch_sizes
+from torl_jax.sampler.engine import Engine
 from torl_jax.sampler.sampling import Settings
 from torl_jax.stops import DONE
 
@@ -257,15 +257,6 @@ def uneven(engine: Engine, waits: bool = False):
             del parked[i]
         parked = {i: left - 1 for i, left in parked.items()}
     return out
-
-
-@pytest.mark.parametrize(
-    ("slots", "ways", "wanted"),
-    [(4, 1, (4,)), (128, 1, (16, 32, 64, 128)), (96, 1, (24, 48, 96)), (96, 8, (24, 48, 96)),
-     (48, 16, (48,)), (31, 1, (31,)), (256, 8, (32, 64, 128, 256))],
-)  # fmt: skip
-def test_segments_of_a_few_sizes(slots, ways, wanted):
-    assert batch_sizes(slots, ways) == wanted
 
 
 @pytest.mark.parametrize("waits", [False, True])
